@@ -1,0 +1,31 @@
+//! Skein's vocabulary, wire formats and every decision it takes.
+//!
+//! What: names and ids, the registry's facts, the gossip record, the snapshot and its fold,
+//! balancing, fly-replay, header rules, restart policy, the frames of backhaul.
+//!
+//! What not: no socket, no clock, no ambient randomness, no task. `now` and a [`Random`] are
+//! parameters; results are values or lists of effects, so the same code runs in a node, in a
+//! property test and in the simulator.
+
+pub mod code;
+pub mod codec;
+pub mod facts;
+pub mod id;
+pub mod key;
+pub mod load;
+pub mod machine;
+pub mod random;
+pub mod record;
+pub mod region;
+pub mod service;
+pub mod sixpn;
+pub mod snapshot;
+pub mod suspicion;
+pub mod wire;
+
+pub use id::{
+    AppId, AppName, ConfigHash, MachineId, NetworkId, NetworkName, NodeName, NodeNumber, OrgId, OrgSlug,
+    ProcessGroup, RequestId, TokenId, VersionId,
+};
+pub use random::Random;
+pub use region::RegionCode;

@@ -1,0 +1,205 @@
+//! Load: the worker's slots, the edge's estimate, and the class that gossip carries.
+//!
+//! The counters are atomics in an `Arc` that survives snapshot swaps; a request takes a [`Permit`]
+//! and its drop gives the slot back, also when the request's task is cancelled.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use serde::{Deserialize, Serialize};
+
+/// Soft and hard limit of a service, with the defaults of SPEC SVC-5 applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Beyond it other Machines are preferred; at least 1.
+    pub soft: u32,
+    /// Never more in flight; `None` is no limit.
+    pub hard: Option<u32>,
+}
+
+impl Limits {
+    /// The limits of a configuration: soft is min(20, hard) by default, and never above hard.
+    pub fn new(soft: Option<u32>, hard: Option<u32>) -> Self {
+        let soft = soft.unwrap_or(20).min(hard.unwrap_or(u32::MAX));
+        Self { soft, hard }
+    }
+}
+
+/// How loaded a Machine is, roughly: what gossip carries (DESIGN section 3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LoadClass {
+    /// Below the soft limit.
+    BelowSoft,
+    /// At or above the soft limit, below the hard one.
+    SoftToHard,
+    /// At the hard limit.
+    AtHard,
+}
+
+impl LoadClass {
+    /// The class after the load became `load`; falling back to a lower class needs the load to drop
+    /// a tenth of the limit (at least 1) below it, so that a load that sways around a limit does
+    /// not gossip at every request.
+    pub fn next(self, load: u32, limits: Limits) -> Self {
+        let raw = |load: u32| match limits.hard {
+            Some(hard) if load >= hard => Self::AtHard,
+            _ if load >= limits.soft => Self::SoftToHard,
+            _ => Self::BelowSoft,
+        };
+        let now = raw(load);
+        if now >= self {
+            return now;
+        }
+        let limit = match self {
+            Self::AtHard => limits.hard.unwrap_or(u32::MAX),
+            Self::SoftToHard | Self::BelowSoft => limits.soft,
+        };
+        let margin = (limit / 10).max(1);
+        if load.saturating_add(margin) <= limit { now } else { self }
+    }
+}
+
+/// The worker's own count of what is in flight at one service of one Machine.
+#[derive(Debug, Default)]
+pub struct Slots {
+    in_flight: AtomicU32,
+}
+
+/// One slot, given back when dropped.
+#[derive(Debug)]
+pub struct Permit(Arc<Slots>);
+
+impl Slots {
+    /// What is in flight now.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Takes a slot unless `hard` are taken: one compare-and-swap, so two requests never share the
+    /// last slot.
+    pub fn try_acquire(self: &Arc<Self>, hard: Option<u32>) -> Option<Permit> {
+        let hard = hard.unwrap_or(u32::MAX);
+        self.in_flight
+            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |count| (count < hard).then(|| count + 1))
+            .ok()
+            .map(|_| Permit(Arc::clone(self)))
+    }
+}
+
+impl Permit {
+    /// What is in flight at the Machine, this one included.
+    pub fn in_flight(&self) -> u32 {
+        self.0.in_flight()
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// What an edge believes of a Machine's load: its own requests in flight, and the worker's count as
+/// the last response told it.
+#[derive(Debug, Default)]
+pub struct Estimate {
+    own: AtomicU32,
+    told: AtomicU32,
+    /// The edge's own count when the worker told its, so that what this edge sent since is added.
+    own_when_told: AtomicU32,
+    /// Milliseconds on the edge's monotonic clock; 0 is never.
+    told_at_ms: AtomicU64,
+}
+
+/// How long a count told by the worker stands for the other edges' share, in milliseconds.
+pub const TOLD_FOR_MS: u64 = 2_000;
+
+/// One request of this edge at a Machine; dropped when it ends.
+#[derive(Debug)]
+pub struct InFlight(Arc<Estimate>);
+
+impl Estimate {
+    /// Counts one request of this edge until the guard is dropped.
+    pub fn enter(self: &Arc<Self>) -> InFlight {
+        self.own.fetch_add(1, Ordering::AcqRel);
+        InFlight(Arc::clone(self))
+    }
+
+    /// Takes the worker's exact count, as a response or refusal carried it.
+    pub fn tell(&self, load: u32, now_ms: u64) {
+        self.told.store(load, Ordering::Relaxed);
+        self.own_when_told.store(self.own.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.told_at_ms.store(now_ms.max(1), Ordering::Relaxed);
+    }
+
+    /// The believed load: the worker's count moved by what this edge sent and finished since, or
+    /// this edge's own count when the worker's is old.
+    pub fn load(&self, now_ms: u64) -> u32 {
+        let own = self.own.load(Ordering::Relaxed);
+        let at = self.told_at_ms.load(Ordering::Relaxed);
+        if at == 0 || now_ms.saturating_sub(at) > TOLD_FOR_MS {
+            return own;
+        }
+        let others =
+            self.told.load(Ordering::Relaxed).saturating_sub(self.own_when_told.load(Ordering::Relaxed));
+        others.saturating_add(own)
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.own.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn soft_defaults_to_twenty_and_never_exceeds_hard() {
+        assert_eq!(Limits::new(None, None), Limits { soft: 20, hard: None });
+        assert_eq!(Limits::new(None, Some(5)), Limits { soft: 5, hard: Some(5) });
+        assert_eq!(Limits::new(Some(30), Some(25)), Limits { soft: 25, hard: Some(25) });
+    }
+
+    #[test]
+    fn the_last_slot_goes_to_one_request_and_comes_back() {
+        let slots = Arc::new(Slots::default());
+        let first = slots.try_acquire(Some(1)).unwrap();
+        assert!(slots.try_acquire(Some(1)).is_none());
+        drop(first);
+        assert!(slots.try_acquire(Some(1)).is_some());
+        assert!(slots.try_acquire(Some(0)).is_none());
+    }
+
+    #[test]
+    fn an_edge_adds_its_own_later_requests_to_what_the_worker_told() {
+        let estimate = Arc::new(Estimate::default());
+        let first = estimate.enter();
+        estimate.tell(5, 1_000);
+        let second = estimate.enter();
+        assert_eq!(estimate.load(1_001), 6);
+        assert_eq!(estimate.load(1_001 + TOLD_FOR_MS), 2, "an old count no longer stands");
+        drop((first, second));
+        assert_eq!(estimate.load(9_000), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn a_class_rises_at_once_and_never_says_less_than_half_the_truth(
+            loads in proptest::collection::vec(0u32..60, 1..50), soft in 1u32..30, extra in 0u32..20,
+        ) {
+            let limits = Limits::new(Some(soft), Some(soft + extra));
+            let mut class = LoadClass::BelowSoft;
+            for load in loads {
+                class = class.next(load, limits);
+                if load >= soft + extra { prop_assert_eq!(class, LoadClass::AtHard); }
+                else if load >= soft { prop_assert!(class >= LoadClass::SoftToHard); }
+                if load == 0 && soft > 1 { prop_assert_eq!(class, LoadClass::BelowSoft); }
+            }
+        }
+    }
+}

@@ -1,0 +1,219 @@
+use super::*;
+use crate::facts::{Command, Proposal, Settings, Token};
+use crate::id::{OrgId, ProcessGroup, TokenId, VersionId};
+use crate::load::LoadClass;
+use crate::machine::MachineState;
+use proptest::prelude::*;
+use std::net::Ipv4Addr;
+use ulid::Ulid;
+
+fn record(id: u64, app: u128, config: u8, started: bool) -> Arc<Record> {
+    Arc::new(Record {
+        id: MachineId::from_bits(id),
+        app: AppId(Ulid(app)),
+        group: ProcessGroup::app(),
+        state: if started { MachineState::Started } else { MachineState::Stopped },
+        healthy: true,
+        cordoned: false,
+        load: LoadClass::BelowSoft,
+        config: ConfigHash([config; 16]),
+        version: VersionId(Ulid(1)),
+        number: 1,
+        changed_ms: 0,
+    })
+}
+
+fn node(number: u32, version: u64, alive: bool, machines: Vec<Arc<Record>>) -> NodeFacts {
+    NodeFacts {
+        record: NodeRecord {
+            number: NodeNumber(number),
+            name: format!("n-{number}").parse().unwrap(),
+            region: "iad".parse().unwrap(),
+            backhaul: "127.0.0.1:1".parse().unwrap(),
+            api: "127.0.0.1:2".parse().unwrap(),
+            draining: false,
+            build: String::new(),
+        },
+        generation: 1,
+        version,
+        alive,
+        machines: machines.into_iter().map(|record| (record.id, record)).collect(),
+    }
+}
+
+fn registry(apps: &[u128]) -> Arc<State> {
+    let mut state = State::default();
+    let token = Token {
+        id: TokenId(Ulid(1)),
+        hash: [0; 32],
+        scope: crate::facts::Scope::Cluster,
+        read_only: false,
+        name: String::new(),
+        created_ms: 0,
+    };
+    let settings = Settings {
+        cluster: Ulid(1),
+        base_domain: "localhost".into(),
+        shared_v4: Ipv4Addr::LOCALHOST,
+        v4_pool: [203, 0, 113],
+        v6_pool: "2001:db8::".parse().unwrap(),
+        authority: vec![],
+        authority_key: vec![],
+    };
+    let org = OrgId(Ulid(1));
+    let mut request = 0;
+    let mut apply = |command| {
+        request += 1;
+        state.apply(&Proposal { request: Ulid(request), now_ms: 0, command }).0.unwrap();
+    };
+    apply(Command::Init { settings, org, slug: "personal".parse().unwrap(), token });
+    for app in apps {
+        let name = format!("app-{app}").parse().unwrap();
+        apply(Command::CreateApp { id: AppId(Ulid(*app)), name, org, network: "default".parse().unwrap() });
+    }
+    Arc::new(state)
+}
+
+fn config() -> Arc<MachineConfig> {
+    Arc::new(MachineConfig { image: "skein/hello".into(), ..MachineConfig::default() })
+}
+
+fn fold_one(prev: &Snapshot, facts: NodeFacts) -> Snapshot {
+    fold(prev, Changes { nodes: vec![facts], ..Changes::default() })
+}
+
+#[test]
+fn a_machine_that_leaves_its_node_leaves_its_app() {
+    let base =
+        fold(&Snapshot::default(), Changes { registry: Some((1, registry(&[1]))), ..Changes::default() });
+    let with = fold_one(&base, node(1, 1, true, vec![record(5, 1, 0, true)]));
+    assert_eq!(with.apps[&AppId(Ulid(1))].machines.len(), 1);
+    let without = fold_one(&with, node(1, 2, true, vec![]));
+    assert!(without.apps[&AppId(Ulid(1))].machines.is_empty());
+}
+
+#[test]
+fn what_is_older_than_the_known_is_ignored() {
+    let newer = fold_one(&Snapshot::default(), node(1, 5, true, vec![record(5, 1, 0, true)]));
+    let after = fold_one(&newer, node(1, 4, true, vec![]));
+    assert_eq!(after.nodes[&NodeNumber(1)].machines.len(), 1);
+}
+
+#[test]
+fn a_dead_nodes_machines_stay_known() {
+    let base = fold(
+        &Snapshot::default(),
+        Changes {
+            registry: Some((1, registry(&[1]))),
+            nodes: vec![node(1, 1, true, vec![record(5, 1, 0, true)])],
+            ..Changes::default()
+        },
+    );
+    let dead = fold_one(&base, node(1, 1, false, vec![record(5, 1, 0, true)]));
+    assert!(!dead.nodes[&NodeNumber(1)].alive);
+    assert_eq!(dead.apps[&AppId(Ulid(1))].machines.len(), 1);
+}
+
+#[test]
+fn the_estimate_survives_and_a_configuration_arrives_late() {
+    let base = fold(
+        &Snapshot::default(),
+        Changes {
+            registry: Some((1, registry(&[1]))),
+            nodes: vec![node(1, 1, true, vec![record(5, 1, 3, false)])],
+            ..Changes::default()
+        },
+    );
+    assert_eq!(base.missing_configs(), [(ConfigHash([3; 16]), NodeNumber(1))]);
+    let key = (MachineId::from_bits(5), NodeNumber(1));
+    let estimate = Arc::clone(&base.apps[&AppId(Ulid(1))].machines[&key].estimate);
+    let after = fold(
+        &base,
+        Changes {
+            nodes: vec![node(1, 2, true, vec![record(5, 1, 3, true)])],
+            configs: vec![(ConfigHash([3; 16]), config())],
+            ..Changes::default()
+        },
+    );
+    let machine = &after.apps[&AppId(Ulid(1))].machines[&key];
+    assert!(machine.config.is_some() && after.missing_configs().is_empty());
+    assert!(Arc::ptr_eq(&machine.estimate, &estimate));
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Node(u32, bool, Vec<(u64, u128, u8, bool)>),
+    Registry(Vec<u128>),
+    Config(u8),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let machines = proptest::collection::vec((0u64..6, 0u128..4, 0u8..3, any::<bool>()), 0..6);
+    let step = prop_oneof![
+        4 => (1u32..4, any::<bool>(), machines).prop_map(|(n, alive, m)| Step::Node(n, alive, m)),
+        1 => proptest::sample::subsequence(vec![0u128, 1, 2, 3], 0..4).prop_map(Step::Registry),
+        1 => (0u8..3).prop_map(Step::Config),
+    ];
+    proptest::collection::vec(step, 1..30)
+}
+
+type Seen = (
+    Vec<(NodeNumber, u64, bool, Vec<(Arc<Record>, bool)>)>,
+    Vec<(AppId, Vec<(MachineId, NodeNumber, Arc<Record>, bool)>)>,
+);
+
+/// Everything of a snapshot that a decision may depend on, but its version and its estimates.
+fn seen(snapshot: &Snapshot) -> Seen {
+    let nodes = snapshot.nodes.iter().map(|(number, node)| {
+        let machines = node.machines.values().map(|m| (Arc::clone(&m.record), m.config.is_some()));
+        (*number, node.version, node.alive, machines.collect())
+    });
+    let apps = snapshot.apps.iter().map(|(id, app)| {
+        let machine = |((id, node), m): (&(MachineId, NodeNumber), &Arc<MachineView>)| {
+            (*id, *node, Arc::clone(&m.record), m.config.is_some())
+        };
+        (*id, app.machines.iter().map(machine).collect())
+    });
+    (nodes.collect(), apps.collect())
+}
+
+proptest! {
+    #[test]
+    fn folding_step_by_step_equals_folding_everything_at_once(steps in steps()) {
+        let mut snapshot = Snapshot::default();
+        let mut last_nodes = std::collections::BTreeMap::new();
+        let mut all = Changes::default();
+        for (version, step) in (1u64..).zip(steps) {
+            let mut changes = Changes::default();
+            match step {
+                Step::Node(number, alive, machines) => {
+                    let machines = machines.into_iter().map(|(id, app, c, s)| record(id, app, c, s)).collect();
+                    let facts = node(number, version, alive, machines);
+                    last_nodes.insert(number, facts.clone());
+                    changes.nodes.push(facts);
+                }
+                Step::Registry(apps) => {
+                    let state = (version, registry(&apps));
+                    all.registry = Some(state.clone());
+                    changes.registry = Some(state);
+                }
+                Step::Config(hash) => {
+                    all.configs.push((ConfigHash([hash; 16]), config()));
+                    changes.configs.push((ConfigHash([hash; 16]), config()));
+                }
+            }
+            snapshot = fold(&snapshot, changes);
+            let mut whole = all.clone();
+            whole.nodes = last_nodes.values().cloned().collect();
+            prop_assert_eq!(seen(&snapshot), seen(&fold(&Snapshot::default(), whole)));
+        }
+    }
+
+    #[test]
+    fn folding_the_same_change_twice_changes_nothing(machines in proptest::collection::vec((0u64..6, 0u128..4, 0u8..3, any::<bool>()), 0..6)) {
+        let machines: Vec<_> = machines.into_iter().map(|(id, app, c, s)| record(id, app, c, s)).collect();
+        let base = fold(&Snapshot::default(), Changes { registry: Some((1, registry(&[0, 1]))), ..Changes::default() });
+        let once = fold_one(&base, node(1, 1, true, machines.clone()));
+        prop_assert_eq!(seen(&fold_one(&once, node(1, 1, true, machines))), seen(&once));
+    }
+}
