@@ -7,9 +7,12 @@
 //! parameters; results are values or lists of effects, so the same code runs in a node, in a
 //! property test and in the simulator.
 
+pub mod api;
+pub mod attr;
 pub mod code;
 pub mod codec;
 pub mod facts;
+pub mod fault;
 pub mod id;
 pub mod key;
 pub mod load;
