@@ -9,6 +9,7 @@
 
 pub mod api;
 pub mod attr;
+pub mod balance;
 pub mod code;
 pub mod codec;
 pub mod facts;
@@ -20,6 +21,8 @@ pub mod machine;
 pub mod random;
 pub mod record;
 pub mod region;
+pub mod restart;
+pub mod retry;
 pub mod service;
 pub mod sixpn;
 pub mod snapshot;

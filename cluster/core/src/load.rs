@@ -133,12 +133,17 @@ impl Estimate {
         self.told_at_ms.store(now_ms.max(1), Ordering::Relaxed);
     }
 
+    /// Whether the worker told its exact count a short time ago.
+    pub fn is_told(&self, now_ms: u64) -> bool {
+        let at = self.told_at_ms.load(Ordering::Relaxed);
+        at != 0 && now_ms.saturating_sub(at) <= TOLD_FOR_MS
+    }
+
     /// The believed load: the worker's count moved by what this edge sent and finished since, or
     /// this edge's own count when the worker's is old.
     pub fn load(&self, now_ms: u64) -> u32 {
         let own = self.own.load(Ordering::Relaxed);
-        let at = self.told_at_ms.load(Ordering::Relaxed);
-        if at == 0 || now_ms.saturating_sub(at) > TOLD_FOR_MS {
+        if !self.is_told(now_ms) {
             return own;
         }
         let others =

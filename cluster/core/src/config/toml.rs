@@ -1,0 +1,95 @@
+//! TOML text into a tree, with every syntax error at once.
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::diagnostic::Report;
+use super::tree::{Key, Node, Value};
+
+/// The deepest nesting that is read; no key of a configuration lies deeper than 8.
+const MAX_DEPTH: usize = 32;
+
+/// Reads a text; what could not be read is reported and left out.
+pub(super) fn parse(text: &str, report: &mut Report<'_>) -> Node {
+    let nothing = Node { value: Value::Table(Vec::new()), span: 0..text.len() };
+    if let Some(at) = deep_key(text) {
+        report.error(at..at, "", format!("this key has more than {MAX_DEPTH} parts"));
+        return nothing;
+    }
+    let (root, errors) = DeTable::parse_recoverable(text);
+    for error in errors {
+        let span = error.span().unwrap_or(0..0);
+        report.error(span, "", format!("this is not TOML: {}", error.message()));
+    }
+    let span = root.span();
+    table(root.get_ref(), span, 0, report)
+}
+
+fn table(entries: &DeTable<'_>, span: std::ops::Range<usize>, depth: usize, report: &mut Report<'_>) -> Node {
+    let mut list: Vec<(Key, Node)> = entries
+        .iter()
+        .map(|(key, value)| {
+            let key = Key { name: key.get_ref().to_string(), span: key.span() };
+            (key, node(value, depth + 1, report))
+        })
+        .collect();
+    list.sort_by_key(|(key, _)| key.span.start);
+    Node { value: Value::Table(list), span }
+}
+
+fn node(spanned: &Spanned<DeValue<'_>>, depth: usize, report: &mut Report<'_>) -> Node {
+    let span = spanned.span();
+    let value = match spanned.get_ref() {
+        DeValue::String(text) => Value::String(text.to_string()),
+        DeValue::Integer(integer) => match i64::from_str_radix(integer.as_str(), integer.radix()) {
+            Ok(number) => Value::Integer(number),
+            Err(_) => {
+                report.error(span.clone(), "", "this number does not fit into 64 bits".into());
+                Value::Integer(0)
+            }
+        },
+        DeValue::Float(float) => match float.as_str().parse() {
+            Ok(number) => Value::Float(number),
+            Err(_) => {
+                report.error(span.clone(), "", "this is not a number".into());
+                Value::Float(0.0)
+            }
+        },
+        DeValue::Boolean(flag) => Value::Bool(*flag),
+        DeValue::Datetime(date) => Value::Date(date.to_string()),
+        DeValue::Array(_) | DeValue::Table(_) if depth > MAX_DEPTH => {
+            report.error(span.clone(), "", format!("this is nested more than {MAX_DEPTH} levels deep"));
+            Value::List(Vec::new())
+        }
+        DeValue::Array(items) => Value::List(items.iter().map(|item| node(item, depth + 1, report)).collect()),
+        DeValue::Table(entries) => return table(entries, span, depth, report),
+    };
+    Node { value, span }
+}
+
+/// Where a dotted key has too many parts. The parser bounds the nesting of lists and inline tables,
+/// not the parts of a key, and each part is a table whose drop takes stack.
+///
+/// Strings and comments are not told apart: a run of parts joined by dots is bounded wherever it is,
+/// which no text of a configuration comes near.
+fn deep_key(text: &str) -> Option<usize> {
+    let (mut parts, mut start, mut after_dot) = (0usize, 0usize, false);
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            b'.' if !after_dot => {
+                if parts == 0 {
+                    start = at;
+                }
+                parts += 1;
+                after_dot = true;
+                if parts > MAX_DEPTH {
+                    return Some(start);
+                }
+            }
+            b'.' => {}
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'-' => after_dot = false,
+            _ => {}
+        }
+    }
+    None
+}

@@ -1,0 +1,139 @@
+//! What follows a failed attempt (SPEC LB-5, LB-6).
+
+use std::time::Duration;
+
+use crate::code::ErrorCode;
+use crate::wire::{RefuseReason, Refused};
+
+/// Attempts of one request that may fail before it is answered PR03.
+pub const MAX_ATTEMPTS: u32 = 90;
+
+/// Refusals of one request before it is answered: each worker that seemed able is asked once, then
+/// those that refused because they were full are asked again at most this often in all.
+pub const MAX_REFUSALS: u32 = 32;
+
+/// How an attempt failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// The worker did not take it: nothing reached the app.
+    Refused(RefuseReason),
+    /// The worker's node could not be reached: nothing reached the app.
+    Unreachable,
+    /// It broke off. `reached_app` when a byte of it may have reached the app.
+    Broken {
+        /// The code that names how.
+        code: ErrorCode,
+        /// Whether the app may have seen it.
+        reached_app: bool,
+    },
+}
+
+/// What to do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Try another Machine.
+    Retry,
+    /// Answer with this code.
+    Answer(ErrorCode),
+}
+
+/// What an edge knows of a request whose attempt failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attempted {
+    /// Attempts so far that were not refusals.
+    pub attempts: u32,
+    /// Refusals so far.
+    pub refusals: u32,
+    /// Whether the method is idempotent (RFC 9110 section 9.2.2).
+    pub idempotent: bool,
+    /// Whether the whole body sent so far can be sent again.
+    pub replayable: bool,
+    /// Time left.
+    pub left: Duration,
+}
+
+/// Decides after a failure. A request that may have reached the app is retried only if its method
+/// is idempotent; one whose body can't be sent again is not retried.
+pub fn after_failure(failure: Failure, so_far: Attempted) -> Next {
+    let code = match failure {
+        Failure::Refused(reason) => refusal_code(reason),
+        Failure::Unreachable => ErrorCode::PM02,
+        Failure::Broken { code, .. } => code,
+    };
+    let reached = matches!(failure, Failure::Broken { reached_app: true, .. });
+    if so_far.left.is_zero() || !so_far.replayable || (reached && !so_far.idempotent) {
+        return Next::Answer(code);
+    }
+    if so_far.attempts >= MAX_ATTEMPTS || so_far.refusals >= MAX_REFUSALS {
+        return Next::Answer(ErrorCode::PR03);
+    }
+    Next::Retry
+}
+
+/// The code of a refusal, when it is the request's last word.
+pub fn refusal_code(reason: RefuseReason) -> ErrorCode {
+    match reason {
+        RefuseReason::Full => ErrorCode::PR04,
+        RefuseReason::Stopped | RefuseReason::Unhealthy | RefuseReason::Cordoned | RefuseReason::Draining => {
+            ErrorCode::PR01
+        }
+        RefuseReason::Unknown => ErrorCode::PR02,
+        RefuseReason::NoService => ErrorCode::PR01,
+        RefuseReason::Connect(code) => code,
+        RefuseReason::Hops => ErrorCode::PR03,
+    }
+}
+
+/// Whether a refusal says that the Machine itself cannot take the request, so that another one is
+/// tried and this one not again.
+pub fn gives_up_on(refused: &Refused) -> bool {
+    !matches!(refused.reason, RefuseReason::Full)
+}
+
+/// Whether a method may be repeated (RFC 9110 section 9.2.2).
+pub fn is_idempotent(method: &http::Method) -> bool {
+    method.is_idempotent()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn so_far() -> Attempted {
+        Attempted {
+            attempts: 1,
+            refusals: 0,
+            idempotent: false,
+            replayable: true,
+            left: Duration::from_secs(30),
+        }
+    }
+
+    const BROKEN: Failure = Failure::Broken { code: ErrorCode::PU02, reached_app: true };
+
+    /// SPEC LB-6.
+    #[test]
+    fn a_post_that_may_have_reached_the_app_is_not_repeated_and_a_get_is() {
+        assert_eq!(after_failure(BROKEN, so_far()), Next::Answer(ErrorCode::PU02));
+        assert_eq!(after_failure(BROKEN, Attempted { idempotent: true, ..so_far() }), Next::Retry);
+        let before = Failure::Broken { code: ErrorCode::PC01, reached_app: false };
+        assert_eq!(after_failure(before, so_far()), Next::Retry);
+        assert_eq!(after_failure(Failure::Refused(RefuseReason::Full), so_far()), Next::Retry);
+    }
+
+    #[test]
+    fn ninety_attempts_are_the_end() {
+        let tired = Attempted { attempts: MAX_ATTEMPTS, idempotent: true, ..so_far() };
+        assert_eq!(after_failure(BROKEN, tired), Next::Answer(ErrorCode::PR03));
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_is_retried_without_time_or_a_body(attempts in 0u32..100, refusals in 0u32..100, idempotent: bool, timed_out: bool) {
+            let left = if timed_out { Duration::ZERO } else { Duration::from_secs(1) };
+            let so_far = Attempted { attempts, refusals, idempotent, replayable: timed_out, left };
+            prop_assert!(matches!(after_failure(BROKEN, so_far), Next::Answer(_)));
+        }
+    }
+}
