@@ -177,7 +177,11 @@ proptest! {
         }
         let mut reversed = candidates.clone();
         reversed.reverse();
-        let weight = |c: &Candidate<'_>| (c.machine.region, u64::from(c.load) * 1_000_000 / u64::from(c.limits.soft));
+        let weight = |c: &Candidate<'_>| {
+            // When all are full a tie is drawn across regions; otherwise the region is decided.
+            let region = (!full(c)).then_some(c.machine.region);
+            (region, u64::from(c.load) * 1_000_000 / u64::from(c.limits.soft))
+        };
         let again = pick_any(&reversed, &mut Seed::new(seed)).unwrap();
         prop_assert_eq!(weight(&again.candidate), weight(&picked.candidate), "order does not matter");
     }

@@ -2,6 +2,8 @@
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
+use toml_parser::Source;
+use toml_parser::lexer::TokenKind;
 
 use super::diagnostic::Report;
 use super::tree::{Key, Node, Value};
@@ -67,28 +69,28 @@ fn node(spanned: &Spanned<DeValue<'_>>, depth: usize, report: &mut Report<'_>) -
     Node { value, span }
 }
 
-/// Where a dotted key has too many parts. The parser bounds the nesting of lists and inline tables,
+/// Where a dotted key has too many parts: the parser bounds the nesting of lists and inline tables,
 /// not the parts of a key, and each part is a table whose drop takes stack.
-///
-/// Strings and comments are not told apart: a run of parts joined by dots is bounded wherever it is,
-/// which no text of a configuration comes near.
 fn deep_key(text: &str) -> Option<usize> {
-    let (mut parts, mut start, mut after_dot) = (0usize, 0usize, false);
-    for (at, byte) in text.bytes().enumerate() {
-        match byte {
-            b'.' if !after_dot => {
-                if parts == 0 {
-                    start = at;
-                }
-                parts += 1;
-                after_dot = true;
-                if parts > MAX_DEPTH {
-                    return Some(start);
-                }
-            }
-            b'.' => {}
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'-' => after_dot = false,
-            _ => {}
+    let mut dots = 0;
+    for token in Source::new(text).lex() {
+        match token.kind() {
+            TokenKind::Dot => dots += 1,
+            TokenKind::Atom | TokenKind::BasicString | TokenKind::LiteralString | TokenKind::Whitespace => {}
+            TokenKind::Equals
+            | TokenKind::Comma
+            | TokenKind::LeftSquareBracket
+            | TokenKind::RightSquareBracket
+            | TokenKind::LeftCurlyBracket
+            | TokenKind::RightCurlyBracket
+            | TokenKind::Comment
+            | TokenKind::Newline
+            | TokenKind::MlLiteralString
+            | TokenKind::MlBasicString
+            | TokenKind::Eof => dots = 0,
+        }
+        if dots >= MAX_DEPTH {
+            return Some(token.span().start());
         }
     }
     None

@@ -1,0 +1,379 @@
+//! Headers on their way through the proxy (SPEC HTTP-2, HTTP-3, RPL-11).
+//!
+//! Pure edits of a header map. Hop-by-hop headers never cross (RFC 9110 section 7.6.1).
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+
+use http::header::{CONNECTION, HOST, HeaderName, SERVER, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA};
+use http::{HeaderMap, HeaderValue, Version};
+use serde_json::Value;
+
+use crate::machine::HttpResponseOptions;
+use crate::region::RegionCode;
+use crate::replay;
+
+/// Passes through this cluster's own Via beyond which a request is in a loop (508).
+pub const MAX_PASSES: usize = 3;
+
+macro_rules! names {
+    ($($(#[$doc:meta])* $name:ident = $text:literal;)*) => {
+        $($(#[$doc])* pub const $name: HeaderName = HeaderName::from_static($text);)*
+    };
+}
+
+names! {
+    /// The client's address, as the edge saw it.
+    FLY_CLIENT_IP = "fly-client-ip";
+    /// The public port that the client dialled.
+    FLY_FORWARDED_PORT = "fly-forwarded-port";
+    /// The edge's region.
+    FLY_REGION = "fly-region";
+    /// The request's id.
+    FLY_REQUEST_ID = "fly-request-id";
+    /// Where a replayed request comes from.
+    FLY_REPLAY_SRC = "fly-replay-src";
+    /// Regions to try first.
+    FLY_PREFER_REGION = "fly-prefer-region";
+    /// The chain of clients.
+    X_FORWARDED_FOR = "x-forwarded-for";
+    /// `http` or `https`.
+    X_FORWARDED_PROTO = "x-forwarded-proto";
+    /// The public port; the client's word if it gave one.
+    X_FORWARDED_PORT = "x-forwarded-port";
+    /// `on` or `off`.
+    X_FORWARDED_SSL = "x-forwarded-ssl";
+    /// When the edge met the request: `t=` microseconds.
+    X_REQUEST_START = "x-request-start";
+    /// W3C trace context.
+    TRACEPARENT = "traceparent";
+    /// The code of an error that the proxy made.
+    SKEIN_ERROR = "skein-error";
+}
+
+/// From clients these are removed: the app may trust them.
+const NOT_FROM_CLIENTS: [&str; 9] = [
+    "fly-client-ip",
+    "fly-forwarded-port",
+    "fly-region",
+    "fly-request-id",
+    "fly-replay-src",
+    "fly-replay-failed",
+    "fly-replay-cache-status",
+    "fly-preferred-instance-unavailable",
+    "x-forwarded-ssl",
+];
+
+/// What the edge knows of a request when it forwards it.
+#[derive(Debug, Clone)]
+pub struct Forward<'a> {
+    /// The client, as the edge saw it.
+    pub client: SocketAddr,
+    /// The app's public address and the port that was dialled.
+    pub public: SocketAddr,
+    /// The edge's region.
+    pub region: RegionCode,
+    /// The request's id.
+    pub request_id: &'a str,
+    /// Whether the client came over TLS.
+    pub tls: bool,
+    /// The client's HTTP version.
+    pub version: Version,
+    /// When the edge met it, microseconds since 1970.
+    pub start_us: u64,
+}
+
+/// A request that went round in a loop; answered 508.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the request passed this cluster {0} times; at most {MAX_PASSES} are allowed")]
+pub struct Loop(pub usize);
+
+/// Edits a client's headers into those that the Machine gets, except `traceparent` and
+/// `fly-replay-src`, which belong to each attempt.
+///
+/// # Errors
+/// [`Loop`] when the request passed this cluster too often.
+pub fn to_machine(headers: &mut HeaderMap, forward: &Forward<'_>) -> Result<(), Loop> {
+    let passes = own_passes(headers);
+    if passes > MAX_PASSES {
+        return Err(Loop(passes));
+    }
+    remove_hop_by_hop(headers);
+    for name in NOT_FROM_CLIENTS {
+        headers.remove(name);
+    }
+    let mut text = String::with_capacity(64);
+    let mut value = |parts: std::fmt::Arguments<'_>| -> HeaderValue {
+        text.clear();
+        // Writing to a string can't fail, and the parts are ASCII.
+        text.write_fmt(parts).map_or(HeaderValue::from_static(""), |()| {
+            HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static(""))
+        })
+    };
+    let client = forward.client.ip();
+    headers.insert(FLY_CLIENT_IP, value(format_args!("{client}")));
+    headers.insert(FLY_FORWARDED_PORT, HeaderValue::from(forward.public.port()));
+    headers.insert(FLY_REGION, value(format_args!("{}", forward.region)));
+    headers.insert(FLY_REQUEST_ID, value(format_args!("{}", forward.request_id)));
+    let public = forward.public.ip();
+    let chain = joined(headers, &X_FORWARDED_FOR);
+    let chain = match chain.as_deref() {
+        Some(chain) => value(format_args!("{chain}, {client}, {public}")),
+        None => value(format_args!("{client}, {public}")),
+    };
+    headers.insert(X_FORWARDED_FOR, chain);
+    let (proto, ssl) = if forward.tls { ("https", "on") } else { ("http", "off") };
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(proto));
+    headers.insert(X_FORWARDED_SSL, HeaderValue::from_static(ssl));
+    headers.entry(X_FORWARDED_PORT).or_insert_with(|| HeaderValue::from(forward.public.port()));
+    append_via(headers, forward.version);
+    headers.insert(X_REQUEST_START, value(format_args!("t={}", forward.start_us)));
+    Ok(())
+}
+
+/// Edits a Machine's response headers into those that the client gets.
+pub fn to_client(
+    headers: &mut HeaderMap,
+    version: Version,
+    server: &HeaderValue,
+    request_id: &str,
+    options: Option<&HttpResponseOptions>,
+) {
+    remove_hop_by_hop(headers);
+    for name in replay::RESPONSE_HEADERS {
+        headers.remove(name);
+    }
+    if !options.is_some_and(|options| options.pristine) {
+        headers.insert(SERVER, server.clone());
+        append_via(headers, version);
+        if let Ok(id) = HeaderValue::from_str(request_id) {
+            headers.insert(FLY_REQUEST_ID, id);
+        }
+    }
+    let Some(options) = options else { return };
+    for (name, change) in &options.headers {
+        let Ok(name) = HeaderName::from_bytes(name.as_bytes()) else { continue };
+        match change {
+            Value::Bool(false) => drop(headers.remove(&name)),
+            Value::String(text) => add(headers, &name, text),
+            Value::Array(list) => {
+                list.iter().filter_map(Value::as_str).for_each(|text| add(headers, &name, text));
+            }
+            Value::Null | Value::Bool(true) | Value::Number(_) | Value::Object(_) => {}
+        }
+    }
+}
+
+fn add(headers: &mut HeaderMap, name: &HeaderName, text: &str) {
+    if let Ok(value) = HeaderValue::from_str(text) {
+        headers.append(name, value);
+    }
+}
+
+/// Removes headers that end at each hop, and those that `Connection` names.
+pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(CONNECTION) {
+        let named: Vec<HeaderName> = headers
+            .get_all(CONNECTION)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
+            // `Connection: host` or `Connection: fly-client-ip` must not strip what the app relies on.
+            .filter(|name| *name != HOST && *name != http::header::CONTENT_LENGTH)
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+    }
+    for name in [CONNECTION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE] {
+        headers.remove(name);
+    }
+    for name in ["keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization"] {
+        headers.remove(name);
+    }
+}
+
+fn append_via(headers: &mut HeaderMap, version: Version) {
+    let own = match version {
+        Version::HTTP_09 | Version::HTTP_10 => HeaderValue::from_static("1.0 skein"),
+        Version::HTTP_2 => HeaderValue::from_static("2 skein"),
+        Version::HTTP_3 => HeaderValue::from_static("3 skein"),
+        _ => HeaderValue::from_static("1.1 skein"),
+    };
+    headers.append(VIA, own);
+}
+
+fn own_passes(headers: &HeaderMap) -> usize {
+    let entries = headers.get_all(VIA).iter().filter_map(|value| value.to_str().ok());
+    entries
+        .flat_map(|value| value.split(','))
+        .filter(|entry| entry.split_ascii_whitespace().nth(1) == Some("skein"))
+        .count()
+}
+
+fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
+    let values: Vec<&str> = headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect();
+    (!values.is_empty()).then(|| values.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn forward() -> Forward<'static> {
+        Forward {
+            client: "198.51.100.7:5000".parse().unwrap(),
+            public: "203.0.113.1:80".parse().unwrap(),
+            region: "iad".parse().unwrap(),
+            request_id: "01JNRQ9VVKJ7HZFMJWJB3M3RYN-iad",
+            tls: false,
+            version: Version::HTTP_11,
+            start_us: 7,
+        }
+    }
+
+    fn map(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in pairs {
+            map.append(*name, HeaderValue::from_static(value));
+        }
+        map
+    }
+
+    fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+        headers.get(name).map(|value| value.to_str().unwrap())
+    }
+
+    /// SPEC HTTP-2.
+    #[test]
+    fn http_2_the_machine_gets_what_the_edge_knows() {
+        let mut headers =
+            map(&[("host", "a.localhost"), ("x-forwarded-for", "192.0.2.1"), ("x-forwarded-port", "8443")]);
+        to_machine(&mut headers, &forward()).unwrap();
+        for (name, value) in [
+            ("fly-client-ip", "198.51.100.7"),
+            ("fly-forwarded-port", "80"),
+            ("fly-region", "iad"),
+            ("fly-request-id", "01JNRQ9VVKJ7HZFMJWJB3M3RYN-iad"),
+            ("x-forwarded-for", "192.0.2.1, 198.51.100.7, 203.0.113.1"),
+            ("x-forwarded-proto", "http"),
+            ("x-forwarded-ssl", "off"),
+            ("x-forwarded-port", "8443"),
+            ("via", "1.1 skein"),
+            ("x-request-start", "t=7"),
+            ("host", "a.localhost"),
+        ] {
+            assert_eq!(text(&headers, name), Some(value), "{name}");
+        }
+    }
+
+    #[test]
+    fn http_2_what_a_client_forges_is_removed_and_what_it_asks_for_passes() {
+        let mut headers = map(&[
+            ("fly-client-ip", "6.6.6.6"),
+            ("fly-replay-src", "instance=x"),
+            ("fly-replay-failed", "x"),
+            ("fly-replay-cache-status", "hit"),
+            ("fly-preferred-instance-unavailable", "x"),
+            ("x-forwarded-ssl", "on"),
+            ("fly-prefer-region", "nrt"),
+            ("fly-force-instance-id", "abc"),
+            ("fly-replay-cache-control", "skip"),
+        ]);
+        to_machine(&mut headers, &forward()).unwrap();
+        assert_eq!(text(&headers, "fly-client-ip"), Some("198.51.100.7"));
+        assert_eq!(text(&headers, "x-forwarded-ssl"), Some("off"));
+        for gone in [
+            "fly-replay-src",
+            "fly-replay-failed",
+            "fly-replay-cache-status",
+            "fly-preferred-instance-unavailable",
+        ] {
+            assert_eq!(text(&headers, gone), None, "{gone}");
+        }
+        for passes in ["fly-prefer-region", "fly-force-instance-id", "fly-replay-cache-control"] {
+            assert!(headers.contains_key(passes), "{passes}");
+        }
+    }
+
+    #[test]
+    fn http_8_hop_by_hop_headers_do_not_cross_and_connection_strips_nothing_vital() {
+        let mut headers = map(&[
+            ("connection", "close, x-secret, host, fly-client-ip"),
+            ("x-secret", "1"),
+            ("host", "a.localhost"),
+            ("te", "trailers"),
+            ("transfer-encoding", "chunked"),
+            ("keep-alive", "timeout=5"),
+        ]);
+        to_machine(&mut headers, &forward()).unwrap();
+        for gone in ["connection", "x-secret", "te", "transfer-encoding", "keep-alive"] {
+            assert_eq!(text(&headers, gone), None, "{gone}");
+        }
+        assert_eq!(text(&headers, "host"), Some("a.localhost"));
+        assert_eq!(text(&headers, "fly-client-ip"), Some("198.51.100.7"));
+    }
+
+    /// SPEC HTTP-3.
+    #[test]
+    fn http_3_more_than_three_passes_are_a_loop() {
+        let mut headers = HeaderMap::new();
+        for _ in 0..=MAX_PASSES {
+            to_machine(&mut headers, &forward()).unwrap();
+        }
+        assert_eq!(to_machine(&mut headers, &forward()), Err(Loop(4)));
+        let mut foreign = map(&[("via", "1.1 other, 1.1 other, 1.1 other, 1.1 other, 1.1 other")]);
+        assert_eq!(to_machine(&mut foreign, &forward()), Ok(()), "only this cluster's own passes count");
+    }
+
+    /// SPEC HTTP-3, RPL-11.
+    #[test]
+    fn http_3_the_client_gets_the_proxys_headers_and_no_instruction() {
+        let server = HeaderValue::from_static("Skein/0.1.0");
+        let mut headers =
+            map(&[("server", "express"), ("fly-replay", "region=iad"), ("fly-replay-cache", "/x")]);
+        to_client(&mut headers, Version::HTTP_11, &server, "id-iad", None);
+        assert_eq!(text(&headers, "server"), Some("Skein/0.1.0"));
+        assert_eq!(text(&headers, "via"), Some("1.1 skein"));
+        assert_eq!(text(&headers, "fly-request-id"), Some("id-iad"));
+        assert!(!headers.contains_key("fly-replay") && !headers.contains_key("fly-replay-cache"));
+    }
+
+    #[test]
+    fn http_3_response_options_add_and_remove_and_pristine_leaves_all_alone() {
+        let options: HttpResponseOptions =
+            serde_json::from_str(r#"{"headers":{"x-a":["1","2"],"x-b":"3","server":false}}"#).unwrap();
+        let server = HeaderValue::from_static("Skein/0.1.0");
+        let mut headers = map(&[("server", "express")]);
+        to_client(&mut headers, Version::HTTP_11, &server, "id-iad", Some(&options));
+        assert_eq!(headers.get_all("x-a").iter().count(), 2);
+        assert_eq!((text(&headers, "x-b"), text(&headers, "server")), (Some("3"), None));
+        let pristine = HttpResponseOptions { pristine: true, ..HttpResponseOptions::default() };
+        let mut headers = map(&[("server", "express"), ("fly-replay", "region=iad")]);
+        to_client(&mut headers, Version::HTTP_11, &server, "id-iad", Some(&pristine));
+        assert_eq!(text(&headers, "server"), Some("express"));
+        assert!(!headers.contains_key("via") && !headers.contains_key("fly-replay"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_header_of_a_client_decides_what_the_app_trusts(
+            pairs in proptest::collection::vec(("[a-zA-Z-]{1,30}|connection|fly-client-ip|fly-region", "[ -~]{0,40}"), 0..12),
+        ) {
+            let mut headers = HeaderMap::new();
+            for (name, value) in &pairs {
+                if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value)) {
+                    headers.append(name, value);
+                }
+            }
+            if to_machine(&mut headers, &forward()).is_ok() {
+                prop_assert_eq!(text(&headers, "fly-client-ip"), Some("198.51.100.7"));
+                prop_assert_eq!(text(&headers, "fly-region"), Some("iad"));
+                prop_assert_eq!(headers.get_all("fly-client-ip").iter().count(), 1);
+                prop_assert!(!headers.contains_key("connection") && !headers.contains_key("transfer-encoding"));
+            }
+        }
+    }
+}
