@@ -133,6 +133,10 @@ pub struct SeenMachineJson {
     pub healthy: bool,
     /// Whether it is cordoned.
     pub cordoned: bool,
+    /// When its state last changed: milliseconds since 1970 on its node's clock.
+    pub changed_ms: u64,
+    /// When the answering node learned of it: milliseconds since 1970 on its own clock.
+    pub seen_ms: u64,
     /// Whether its configuration is known here: without it nothing is routed to it.
     pub configured: bool,
 }

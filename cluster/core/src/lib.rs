@@ -12,6 +12,7 @@ pub mod attr;
 pub mod balance;
 pub mod code;
 pub mod codec;
+pub mod config;
 pub mod facts;
 pub mod fault;
 pub mod headers;

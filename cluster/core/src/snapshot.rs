@@ -37,6 +37,8 @@ pub struct NodeFacts {
 /// What changed since the last fold.
 #[derive(Debug, Clone, Default)]
 pub struct Changes {
+    /// When they are folded: milliseconds since 1970 on this node's clock.
+    pub now_ms: u64,
     /// The registry, with the index of the entry it has applied.
     pub registry: Option<(u64, Arc<State>)>,
     /// Whole nodes; an older (generation, version) than the known one is ignored.
@@ -71,6 +73,8 @@ pub struct MachineView {
     pub region: RegionCode,
     /// Its configuration; `None` until its worker told it.
     pub config: Option<Arc<MachineConfig>>,
+    /// When this node learned of this record: milliseconds since 1970 on its own clock.
+    pub seen_ms: u64,
     /// This node's belief of its load; survives snapshots.
     pub estimate: Arc<Estimate>,
 }
@@ -134,7 +138,7 @@ pub fn fold(prev: &Snapshot, changes: Changes) -> Snapshot {
     next.configs.extend(changes.configs);
 
     for facts in changes.nodes {
-        fold_node(&mut next, facts, &mut touched);
+        fold_node(&mut next, facts, changes.now_ms, &mut touched);
     }
     if !new_configs.is_empty() {
         supply_configs(&mut next, &new_configs, &mut touched);
@@ -154,7 +158,12 @@ pub fn fold(prev: &Snapshot, changes: Changes) -> Snapshot {
     next
 }
 
-fn fold_node(next: &mut Snapshot, facts: NodeFacts, touched: &mut BTreeSet<(AppId, MachineId, NodeNumber)>) {
+fn fold_node(
+    next: &mut Snapshot,
+    facts: NodeFacts,
+    now_ms: u64,
+    touched: &mut BTreeSet<(AppId, MachineId, NodeNumber)>,
+) {
     let number = facts.record.number;
     let prev = next.nodes.get(&number).cloned();
     if prev.as_ref().is_some_and(|prev| (facts.generation, facts.version) < (prev.generation, prev.version)) {
@@ -185,6 +194,7 @@ fn fold_node(next: &mut Snapshot, facts: NodeFacts, touched: &mut BTreeSet<(AppI
             node: number,
             region: facts.record.region,
             config: next.configs.get(&record.config).cloned(),
+            seen_ms: now_ms,
             estimate: known.map(|known| Arc::clone(&known.estimate)).unwrap_or_default(),
         };
         machines.insert(*id, Arc::new(view));

@@ -26,6 +26,7 @@ fn view(id: u64, region: &str) -> MachineView {
         node: NodeNumber(id as u32),
         region: region.parse().unwrap(),
         config: None,
+        seen_ms: 0,
         estimate: Arc::default(),
     }
 }

@@ -66,7 +66,8 @@ impl Diagnostic {
         let shown: String = line.chars().skip(first).take(100).map(printable).collect();
         let pad = " ".repeat(self.column - 1 - first.min(self.column - 1));
         let rest = shown.chars().count().saturating_sub(pad.len());
-        let length = text.get(self.span.clone()).map_or(1, |s| s.lines().next().unwrap_or("").chars().count());
+        let length =
+            text.get(self.span.clone()).map_or(1, |s| s.lines().next().unwrap_or("").chars().count());
         let marks = "^".repeat(length.clamp(1, rest.max(1)));
         format!("{head}\n{gutter} |\n{number} | {shown}\n{gutter} | {pad}{marks}")
     }

@@ -63,7 +63,9 @@ fn node(spanned: &Spanned<DeValue<'_>>, depth: usize, report: &mut Report<'_>) -
             report.error(span.clone(), "", format!("this is nested more than {MAX_DEPTH} levels deep"));
             Value::List(Vec::new())
         }
-        DeValue::Array(items) => Value::List(items.iter().map(|item| node(item, depth + 1, report)).collect()),
+        DeValue::Array(items) => {
+            Value::List(items.iter().map(|item| node(item, depth + 1, report)).collect())
+        }
         DeValue::Table(entries) => return table(entries, span, depth, report),
     };
     Node { value, span }

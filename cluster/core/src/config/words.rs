@@ -73,7 +73,8 @@ mod tests {
 
     #[test]
     fn an_open_quote_is_refused_by_name() {
-        for (line, name) in [("a 'b", "single quotes"), ("a \"b", "double quotes"), ("a\\", "a backslash escape")]
+        for (line, name) in
+            [("a 'b", "single quotes"), ("a \"b", "double quotes"), ("a\\", "a backslash escape")]
         {
             assert_eq!(split_words(line), Err(UnbalancedWords(name)), "{line}");
         }
