@@ -150,7 +150,7 @@ impl<'a> Report<'a> {
 
     /// The diagnostics in the order of the text.
     pub(super) fn finish(mut self) -> Vec<Diagnostic> {
-        self.found.sort_by(|a, b| (a.span.start, a.severity).cmp(&(b.span.start, b.severity)));
+        self.found.sort_by_key(|found| (found.span.start, found.severity));
         if self.dropped > 0 {
             let end = self.text.len();
             let (line, column) = self.place(end);

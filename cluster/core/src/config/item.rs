@@ -29,7 +29,7 @@ impl<'a> Item<'a> {
         self.node.span.clone()
     }
 
-    fn expected(&self, what: &str, report: &mut Report<'_>) {
+    pub(super) fn expected(&self, what: &str, report: &mut Report<'_>) {
         report.error(
             self.span(),
             &self.path,
@@ -97,10 +97,10 @@ impl<'a> Item<'a> {
     /// A whole number in a range.
     pub(super) fn whole(&self, range: RangeInclusive<u32>, report: &mut Report<'_>) -> Option<u32> {
         let what = format!("a whole number from {} to {}", range.start(), range.end());
-        if let Value::Integer(number) = self.node.value {
-            if let Some(number) = u32::try_from(number).ok().filter(|number| range.contains(number)) {
-                return Some(number);
-            }
+        if let Value::Integer(number) = self.node.value
+            && let Some(number) = u32::try_from(number).ok().filter(|number| range.contains(number))
+        {
+            return Some(number);
         }
         self.expected(&what, report);
         None
@@ -111,7 +111,13 @@ impl<'a> Item<'a> {
         match self.node.value {
             Value::Integer(number) if number >= 0 => Some(number as f64),
             Value::Float(number) if number >= 0.0 && number.is_finite() => Some(number),
-            _ => {
+            Value::Integer(_)
+            | Value::Float(_)
+            | Value::String(_)
+            | Value::Bool(_)
+            | Value::Date(_)
+            | Value::List(_)
+            | Value::Table(_) => {
                 self.expected("a number of at least 0", report);
                 None
             }

@@ -1,0 +1,376 @@
+//! The tree into the model: every key of the file, its synonyms and quirks (`COMPAT` section 4).
+
+mod service;
+
+use std::collections::BTreeMap;
+use std::ops::{Range, RangeInclusive};
+
+use super::diagnostic::Report;
+use super::item::{Bare, Fields, Item};
+use super::model::{AppConfig, Build, Deploy, Experimental, RestartSection, TopLevelCheck, VmSection};
+use super::tree::{Node, Value, short};
+use super::words::split_words;
+use crate::ProcessGroup;
+
+/// Signals that `StopConfig` of the Machines API names.
+const SIGNALS: [&str; 7] = ["SIGHUP", "SIGINT", "SIGQUIT", "SIGKILL", "SIGUSR1", "SIGUSR2", "SIGTERM"];
+/// Top-level keys outside networking.
+const KEPT: [&str; 11] = [
+    "console_command",
+    "container",
+    "files",
+    "host_dedication_id",
+    "machine_checks",
+    "machine_config",
+    "metrics",
+    "mounts",
+    "statics",
+    "swap_size_mb",
+    "user_data",
+];
+
+/// What the checks across sections need beside the model: the places.
+#[derive(Default)]
+pub(super) struct Places {
+    /// Public ports, in the order of the file.
+    pub(super) claims: Vec<Claim>,
+    /// Mentions of process groups.
+    pub(super) groups: Vec<(ProcessGroup, Range<usize>, String)>,
+    /// Services that name no process group.
+    pub(super) without_groups: Vec<(Range<usize>, String)>,
+    /// Top-level checks without a port, by name.
+    pub(super) portless_checks: Vec<(String, Range<usize>, String)>,
+}
+
+/// Ports that a service wants.
+#[derive(Debug, Clone)]
+pub(super) struct Claim {
+    pub(super) udp: bool,
+    pub(super) range: RangeInclusive<u16>,
+    pub(super) span: Range<usize>,
+    pub(super) path: String,
+}
+
+/// Reads the root of a file.
+pub(super) fn app(root: &Node, report: &mut Report<'_>) -> (AppConfig, Places) {
+    let mut places = Places::default();
+    let mut config = AppConfig::default();
+    let Some(mut fields) = (Item { node: root, path: String::new() }).fields(report) else {
+        return (config, places);
+    };
+    config.app = fields.take("app").and_then(|item| item.parsed("an app's name", report));
+    config.primary_region =
+        fields.take("primary_region").and_then(|item| item.parsed("a region such as \"iad\"", report));
+    config.kill_signal = fields.take("kill_signal").and_then(|item| item.one_of(&SIGNALS, report));
+    config.kill_timeout = fields.take("kill_timeout").and_then(|item| kill_timeout(&item, report));
+    if let Some(item) = fields.take("build") {
+        config.build = item.fields(report).map(|fields| build(fields, report)).unwrap_or_default();
+    }
+    if let Some(item) = fields.take("experimental") {
+        config.experimental =
+            item.fields(report).map(|fields| experimental(fields, report)).unwrap_or_default();
+    }
+    if let Some(item) = fields.take("deploy") {
+        config.deploy = item.fields(report).map(|fields| deploy(fields, report)).unwrap_or_default();
+    }
+    config.env = fields.take("env").map(|item| env(&item, report)).unwrap_or_default();
+    config.processes = fields.take("processes").map(|item| processes(&item, report)).unwrap_or_default();
+    config.http_service = fields
+        .take("http_service")
+        .and_then(|item| item.fields(report))
+        .map(|fields| service::http_service(fields, &mut places, report));
+    config.services = fields.take("services").map_or_else(Vec::new, |item| {
+        let tables = item.tables(report).into_iter().filter(|fields| !fields.is_empty());
+        tables.map(|fields| service::service(fields, &mut places, report)).collect()
+    });
+    config.checks = fields.take("checks").map(|item| checks(&item, &mut places, report)).unwrap_or_default();
+    config.restart = fields.take("restart").map_or_else(Vec::new, |item| {
+        item.tables(report).into_iter().filter_map(|fields| restart(fields, &mut places, report)).collect()
+    });
+    config.vm = fields.take_any(&["vm", "compute", "computes"], report).map_or_else(Vec::new, |item| {
+        item.tables(report).into_iter().map(|fields| vm(fields, &mut places, report)).collect()
+    });
+    for name in KEPT.into_iter().chain(["mount", "metric"]) {
+        fields.keep(name, &mut config.kept, report);
+    }
+    fields.finish(report);
+    (config, places)
+}
+
+fn kill_timeout(item: &Item<'_>, report: &mut Report<'_>) -> Option<crate::machine::GoDuration> {
+    let timeout = item.duration(Bare::Seconds, report)?;
+    if timeout.0.as_secs_f64() > 300.0 {
+        report.warn(item.span(), &item.path, format!("{timeout} counts as 5m0s, the longest there is"));
+    }
+    Some(timeout)
+}
+
+fn build(mut fields: Fields<'_>, report: &mut Report<'_>) -> Build {
+    let mut build = Build {
+        image: fields.take("image").and_then(|item| item.string("an image's name", report)),
+        ..Build::default()
+    };
+    for name in [
+        "args",
+        "build-target",
+        "build_target",
+        "builder",
+        "buildpacks",
+        "builtin",
+        "compose",
+        "compression",
+        "compression_level",
+        "dockerfile",
+        "ignorefile",
+        "settings",
+    ] {
+        fields.keep(name, &mut build.kept, report);
+    }
+    fields.finish(report);
+    build
+}
+
+fn experimental(mut fields: Fields<'_>, report: &mut Report<'_>) -> Experimental {
+    let mut words = |name| {
+        let item: Option<Item<'_>> = fields.take(name);
+        item.map(|item| command(&item, report)).unwrap_or_default()
+    };
+    let (cmd, entrypoint, exec) = (words("cmd"), words("entrypoint"), words("exec"));
+    let mut kept = BTreeMap::new();
+    for name in [
+        "allowed_public_ports",
+        "attached",
+        "auto_rollback",
+        "enable_consul",
+        "enable_etcd",
+        "kill_timeout",
+        "lazy_load_images",
+        "machine_config",
+        "metrics_path",
+        "metrics_port",
+        "private_network",
+    ] {
+        fields.keep(name, &mut kept, report);
+    }
+    fields.finish(report);
+    Experimental { cmd, entrypoint, exec, kept }
+}
+
+/// A command as a list of words, or as one text that is split into them.
+fn command(item: &Item<'_>, report: &mut Report<'_>) -> Vec<String> {
+    match &item.node.value {
+        Value::String(line) => split_words(line).unwrap_or_else(|error| {
+            report.error(item.span(), &item.path, error.to_string());
+            Vec::new()
+        }),
+        Value::List(_)
+        | Value::Integer(_)
+        | Value::Float(_)
+        | Value::Bool(_)
+        | Value::Date(_)
+        | Value::Table(_) => {
+            item.strings("a command, as a list of strings or one string", report).unwrap_or_default()
+        }
+    }
+}
+
+fn deploy(mut fields: Fields<'_>, report: &mut Report<'_>) -> Deploy {
+    let mut deploy = Deploy {
+        strategy: fields
+            .take("strategy")
+            .and_then(|item| item.one_of(&["rolling", "immediate", "canary", "bluegreen"], report)),
+        max_unavailable: fields.take("max_unavailable").and_then(|item| item.number(report)),
+        wait_timeout: fields.take("wait_timeout").and_then(|item| item.duration(Bare::Nanoseconds, report)),
+        release_command: None,
+        kept: BTreeMap::new(),
+    };
+    if let Some(item) = fields.take("release_command") {
+        deploy.release_command = command_line(&item, report);
+    }
+    for name in ["release_command_timeout", "release_command_vm", "seed_command"] {
+        fields.keep(name, &mut deploy.kept, report);
+    }
+    fields.finish(report);
+    deploy
+}
+
+/// One text that must split into words.
+fn command_line(item: &Item<'_>, report: &mut Report<'_>) -> Option<String> {
+    let line = item.string("a command", report)?;
+    if let Err(error) = split_words(&line) {
+        report.error(item.span(), &item.path, error.to_string());
+        return None;
+    }
+    Some(line)
+}
+
+/// A table, or a list of tables of which later ones win (`COMPAT` 4, rule 7).
+fn env(item: &Item<'_>, report: &mut Report<'_>) -> BTreeMap<String, String> {
+    let mut env = BTreeMap::new();
+    for fields in item.tables(report) {
+        for (name, span, value) in fields.all() {
+            if name.is_empty() || name.contains(['=', '\0']) {
+                let message = format!("{:?} cannot be the name of an environment variable", short(&name));
+                report.error(span, &value.path, message);
+            } else if let Some(text) = value.scalar("a string", report) {
+                if text.contains('\0') {
+                    report.error(value.span(), &value.path, "a value cannot contain a zero byte".into());
+                }
+                env.insert(name, text);
+            }
+        }
+    }
+    env
+}
+
+/// A table of command lines, or the old list of `name` and `command`.
+fn processes(item: &Item<'_>, report: &mut Report<'_>) -> BTreeMap<ProcessGroup, String> {
+    let mut groups = BTreeMap::new();
+    let mut add = |name: &str, span: Range<usize>, line: Item<'_>, report: &mut Report<'_>| {
+        let line_text = command_line(&line, report);
+        match name.parse::<ProcessGroup>() {
+            Ok(group) => {
+                if groups.insert(group, line_text.unwrap_or_default()).is_some() {
+                    report.error(span, &line.path, format!("the process group {name:?} is there twice"));
+                }
+            }
+            Err(error) => report.error(span, &line.path, error.to_string()),
+        }
+    };
+    if let Value::List(_) = &item.node.value {
+        for mut fields in item.tables(report) {
+            let name =
+                fields.take("name").and_then(|item| Some((item.string("a name", report)?, item.span())));
+            match (name, fields.take("command")) {
+                (Some((name, span)), Some(line)) => add(&name, span, line, report),
+                (Some(_), None) | (None, _) => {
+                    let message = "a process of a list needs `name` and `command`".into();
+                    report.error(fields.span.clone(), &fields.path, message);
+                }
+            }
+            fields.finish(report);
+        }
+    } else if let Some(fields) = item.fields(report) {
+        for (name, span, line) in fields.all() {
+            add(&name, span, line, report);
+        }
+    }
+    groups
+}
+
+/// The process groups that a section belongs to.
+fn groups(fields: &mut Fields<'_>, places: &mut Places, report: &mut Report<'_>) -> Vec<ProcessGroup> {
+    let Some(item) = fields.take("processes") else { return Vec::new() };
+    let mut groups: Vec<ProcessGroup> = Vec::new();
+    for name in item.list("a list of process groups such as [\"app\"]", report).unwrap_or_default() {
+        if let Some(group) = name.parsed::<ProcessGroup>("a process group", report) {
+            places.groups.push((group.clone(), name.span(), name.path.clone()));
+            groups.push(group);
+        }
+    }
+    groups
+}
+
+fn checks(item: &Item<'_>, places: &mut Places, report: &mut Report<'_>) -> BTreeMap<String, TopLevelCheck> {
+    let mut checks = BTreeMap::new();
+    if let Value::List(_) = &item.node.value {
+        for mut fields in item.tables(report) {
+            match fields.take("name").and_then(|name| name.string("a check's name", report)) {
+                Some(name) => {
+                    if checks.contains_key(&name) {
+                        let message = format!("the check {:?} is there twice", short(&name));
+                        report.error(fields.span.clone(), &fields.path, message);
+                    }
+                    if let Some(check) = top_level_check(&name, fields, places, report) {
+                        checks.insert(name, check);
+                    }
+                }
+                None => {
+                    let message = "a check of a list needs a `name`".into();
+                    report.error(fields.span.clone(), &fields.path, message);
+                }
+            }
+        }
+    } else if let Some(fields) = item.fields(report) {
+        for (name, _, item) in fields.all() {
+            let check = item.fields(report).and_then(|fields| top_level_check(&name, fields, places, report));
+            if let Some(check) = check {
+                checks.insert(name, check);
+            }
+        }
+    }
+    checks
+}
+
+fn top_level_check(
+    name: &str,
+    mut fields: Fields<'_>,
+    places: &mut Places,
+    report: &mut Report<'_>,
+) -> Option<TopLevelCheck> {
+    let kind = fields.take("type").map(|item| item.one_of(&["http", "tcp"], report));
+    if kind.is_none() {
+        let message = "a check needs a `type`: \"http\" or \"tcp\"".into();
+        report.error(fields.span.clone(), &fields.path, message);
+    }
+    let port = fields.take("port").map(|item| item.port(report));
+    if port.is_none() {
+        places.portless_checks.push((name.to_owned(), fields.span.clone(), fields.path.clone()));
+    }
+    let mut probe = service::probe(&mut fields, service::Kind::TopLevel, report);
+    // flyctl does this for top-level checks alone.
+    probe.method = probe.method.map(|method| method.to_ascii_uppercase());
+    let processes = groups(&mut fields, places, report);
+    fields.finish(report);
+    Some(TopLevelCheck { kind: kind.flatten()?, port: port.flatten(), probe, processes })
+}
+
+fn restart(mut fields: Fields<'_>, places: &mut Places, report: &mut Report<'_>) -> Option<RestartSection> {
+    let policy = fields.take("policy").map(|item| item.one_of(&["always", "on-failure", "never"], report));
+    if policy.is_none() {
+        let message = "a `policy` is needed: \"always\", \"on-failure\" or \"never\"".into();
+        report.error(fields.span.clone(), &fields.path, message);
+    }
+    let retries = fields.take("retries").and_then(|item| item.whole(0..=1_000_000, report));
+    let processes = groups(&mut fields, places, report);
+    fields.finish(report);
+    Some(RestartSection { policy: policy.flatten()?, retries, processes })
+}
+
+fn vm(mut fields: Fields<'_>, places: &mut Places, report: &mut Report<'_>) -> VmSection {
+    let mut vm = VmSection {
+        size: fields.take("size").and_then(|item| item.string("a size such as \"shared-cpu-1x\"", report)),
+        cpu_kind: fields.take("cpu_kind").and_then(|item| item.one_of(&["shared", "performance"], report)),
+        cpus: fields.take("cpus").and_then(|item| item.whole(1..=1024, report)),
+        memory_mb: fields.take("memory_mb").and_then(|item| item.whole(1..=16_777_216, report)),
+        processes: groups(&mut fields, places, report),
+        kept: BTreeMap::new(),
+    };
+    if let Some(item) = fields.take("memory") {
+        vm.memory_mb = memory(&item, report).or(vm.memory_mb);
+    }
+    for name in ["gpu_kind", "gpus", "host_dedication_id", "kernel_args", "max_memory_mb", "persist_rootfs"] {
+        fields.keep(name, &mut vm.kept, report);
+    }
+    fields.finish(report);
+    vm
+}
+
+/// Mebibytes: a number, or a text such as `512mb` or `1gb`.
+fn memory(item: &Item<'_>, report: &mut Report<'_>) -> Option<u32> {
+    let Value::String(text) = &item.node.value else { return item.whole(1..=16_777_216, report) };
+    let text = text.trim().to_ascii_lowercase();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let factor = match text[digits..].trim() {
+        "" | "m" | "mb" | "mib" => Some(1),
+        "g" | "gb" | "gib" => Some(1024u32),
+        _ => None,
+    };
+    let number = text[..digits].parse::<u32>().ok();
+    let value = number.zip(factor).and_then(|(n, f)| n.checked_mul(f)).filter(|mb| *mb > 0);
+    if value.is_none() {
+        let message = format!("expected a size such as \"512mb\" or \"1gb\", found {:?}", short(&text));
+        report.error(item.span(), &item.path, message);
+    }
+    value
+}
