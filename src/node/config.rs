@@ -1,0 +1,144 @@
+//! What one node is told at its start: `node.toml`.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use serde::{Deserialize, Serialize};
+use skein_core::{NodeName, RegionCode};
+
+/// Whether distances between regions are simulated (SPEC TB-4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Latency {
+    /// RTT = 4 ms + km/75 between regions.
+    Real,
+    /// None is added.
+    #[default]
+    None,
+}
+
+/// A node's configuration. Unknown keys are refused: a misspelt key must not be ignored.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeConfig {
+    /// The node's name; made of the region and a number when absent. Needed with `bootstrap`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<NodeName>,
+    /// Its region.
+    pub region: RegionCode,
+    /// Where its files are; made when missing. Losing it loses the node's identity.
+    pub data_dir: PathBuf,
+    /// Where its API listens; `127.0.0.1:0` by default: any free port.
+    #[serde(default = "loopback")]
+    pub api_bind: SocketAddr,
+    /// Where its backhaul listens; `127.0.0.1:0` by default: any free port, the same one after a restart.
+    #[serde(default = "loopback")]
+    pub backhaul_bind: SocketAddr,
+    /// Makes a new cluster with this node as its first.
+    #[serde(default)]
+    pub bootstrap: bool,
+    /// A join token; used once, when the node has no identity yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub join: Option<String>,
+    /// Every app answers at `<app>.<base domain>`; used by `bootstrap` only. Default `localhost`.
+    #[serde(default = "base_domain")]
+    pub base_domain: String,
+    /// Whether distances are simulated.
+    #[serde(default)]
+    pub latency: Latency,
+    /// The node ends when its standard input does: a launcher holds the other end.
+    #[serde(default)]
+    pub exit_with_stdin: bool,
+    /// Where spans go, OTLP over gRPC, for example `http://127.0.0.1:4317`; nowhere when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub otlp: Option<String>,
+    /// Share of requests that are traced, 0 to 1. When absent: all up to 50 a second, 1 % of the rest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace_sample: Option<f64>,
+    /// How long Machines outlive a node that died, for it to come back, in milliseconds. Default
+    /// 30,000; a testbed says 0.
+    #[serde(default = "adopt_grace_ms")]
+    pub adopt_grace_ms: u64,
+    /// How long a SIGTERM waits for what is in flight, in milliseconds. Default 30,000.
+    #[serde(default = "drain_ms")]
+    pub drain_ms: u64,
+    /// What is logged, as in `RUST_LOG`. Default `info`.
+    #[serde(default = "log")]
+    pub log: String,
+}
+
+fn loopback() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
+}
+fn base_domain() -> String {
+    "localhost".into()
+}
+fn adopt_grace_ms() -> u64 {
+    30_000
+}
+fn drain_ms() -> u64 {
+    30_000
+}
+fn log() -> String {
+    "info".into()
+}
+
+impl NodeConfig {
+    /// Reads a configuration file.
+    ///
+    /// # Errors
+    /// When it can't be read, is not TOML, or holds an unknown key or a wrong value; the message names
+    /// file, line and key.
+    pub fn load(path: &Path) -> anyhow::Result<Self> {
+        let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+        let config: Self = toml::from_str(&text).with_context(|| format!("parse {}", path.display()))?;
+        anyhow::ensure!(
+            !config.bootstrap || config.join.is_none(),
+            "{}: `bootstrap` and `join` exclude each other: a node makes a cluster or joins one",
+            path.display()
+        );
+        anyhow::ensure!(
+            config.trace_sample.is_none_or(|share| (0.0..=1.0).contains(&share)),
+            "{}: `trace_sample` is a share from 0 to 1",
+            path.display()
+        );
+        Ok(config)
+    }
+
+    /// [`NodeConfig::adopt_grace_ms`] as a duration.
+    pub fn adopt_grace(&self) -> Duration {
+        Duration::from_millis(self.adopt_grace_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> anyhow::Result<NodeConfig> {
+        let dir = tempfile::tempdir()?;
+        let path = dir.path().join("node.toml");
+        std::fs::write(&path, text)?;
+        NodeConfig::load(&path)
+    }
+
+    #[test]
+    fn a_short_file_gets_the_documented_defaults() {
+        let config = load("region = \"iad\"\ndata_dir = \"/x\"\n").unwrap();
+        assert_eq!(config.base_domain, "localhost");
+        assert_eq!(config.adopt_grace(), Duration::from_secs(30));
+        assert_eq!(config.latency, Latency::None);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let error = |text: &str| format!("{:#}", load(text).unwrap_err());
+        assert!(error("region = \"iad\"\ndata_dir = \"/x\"\nregoin = 1").contains("regoin"));
+        assert!(error("region = \"Iad!\"\ndata_dir = \"/x\"").contains("2 to 8 lower-case letters"));
+        let both = "region = \"iad\"\ndata_dir = \"/x\"\nbootstrap = true\njoin = \"t\"";
+        assert!(error(both).contains("exclude each other"));
+        assert!(error("region = \"iad\"\ndata_dir = \"/x\"\ntrace_sample = 2.0").contains("0 to 1"));
+    }
+}
