@@ -208,6 +208,52 @@ pub struct TokenJson {
     pub token: Option<String>,
 }
 
+/// Makes an organization.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreateOrg {
+    /// Its slug.
+    pub slug: OrgSlug,
+    /// Its name; the slug when empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
+}
+
+/// Makes an API token.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CreateToken {
+    /// Its organization; the whole cluster when absent, which only the operator may ask for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub org: Option<OrgSlug>,
+    /// Whether it may only read.
+    pub read_only: bool,
+    /// Its name for people.
+    pub name: String,
+}
+
+/// Makes a join token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CreateJoinToken {
+    /// How many nodes may join with it; at least 1.
+    pub uses: u32,
+    /// How long it is valid, in seconds; at least 1.
+    pub ttl_seconds: u64,
+}
+
+impl Default for CreateJoinToken {
+    fn default() -> Self {
+        Self { uses: 1, ttl_seconds: 3600 }
+    }
+}
+
+/// A join token, shown once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinTokenJson {
+    /// What `skein node run --join` takes.
+    pub token: String,
+}
+
 /// Rules of a node's links.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct LinksJson {

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use imbl::{OrdMap, Vector};
+use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
@@ -197,7 +197,26 @@ pub enum Fact {
     Node(Node),
     Token(Token),
     JoinToken(JoinToken),
-    Answered(Ulid, Result<Outcome, Refusal>),
+    /// The request, its place in the order of all requests, and what came of it.
+    Answered(Ulid, u64, Result<Outcome, Refusal>),
+}
+
+impl Fact {
+    /// The key it is stored under.
+    pub fn key(&self) -> FactKey {
+        match self {
+            Self::Settings(_) => FactKey::Settings,
+            Self::Counters(_) => FactKey::Counters,
+            Self::Org(org) => FactKey::Org(org.id),
+            Self::Network(network) => FactKey::Network(network.id),
+            Self::App(app) => FactKey::App(app.id),
+            Self::Address(address) => FactKey::Address(address.ip, address.app),
+            Self::Node(node) => FactKey::Node(node.number),
+            Self::Token(token) => FactKey::Token(token.id),
+            Self::JoinToken(token) => FactKey::JoinToken(token.id),
+            Self::Answered(request, ..) => FactKey::Answered(*request),
+        }
+    }
 }
 
 /// A command with the id that makes it safe to propose twice.
@@ -338,9 +357,11 @@ pub struct State {
     nodes: OrdMap<NodeNumber, Arc<Node>>,
     tokens: OrdMap<TokenId, Arc<Token>>,
     join_tokens: OrdMap<TokenId, Arc<JoinToken>>,
-    answered: OrdMap<Ulid, Result<Outcome, Refusal>>,
-    /// Oldest first.
-    answered_order: Vector<Ulid>,
+    /// With the key in `answered_order`.
+    answered: OrdMap<Ulid, (u64, Result<Outcome, Refusal>)>,
+    /// Oldest first. The order is a fact: all nodes must forget the same answer, also one that was
+    /// restarted or filled from a snapshot.
+    answered_order: OrdMap<u64, Ulid>,
 }
 
 impl State {
@@ -421,7 +442,7 @@ impl State {
     /// Applies a proposal: its outcome, and the keys of the facts that it changed. A request id that
     /// was applied before gives its first outcome and changes nothing.
     pub fn apply(&mut self, proposal: &Proposal) -> (Result<Outcome, Refusal>, BTreeSet<FactKey>) {
-        if let Some(outcome) = self.answered.get(&proposal.request) {
+        if let Some((_, outcome)) = self.answered.get(&proposal.request) {
             return (outcome.clone(), BTreeSet::new());
         }
         let mut changed = BTreeSet::new();
@@ -431,12 +452,14 @@ impl State {
             changed.clear();
             next = self.clone();
         }
-        next.answered.insert(proposal.request, outcome.clone());
-        next.answered_order.push_back(proposal.request);
+        let place = next.answered_order.get_max().map_or(0, |(last, _)| last + 1);
+        next.answered.insert(proposal.request, (place, outcome.clone()));
+        next.answered_order.insert(place, proposal.request);
         changed.insert(FactKey::Answered(proposal.request));
         if next.answered_order.len() > REMEMBERED
-            && let Some(oldest) = next.answered_order.pop_front()
+            && let (Some((_, oldest)), rest) = next.answered_order.without_min_with_key()
         {
+            next.answered_order = rest;
             next.answered.remove(&oldest);
             changed.insert(FactKey::Answered(oldest));
         }
@@ -646,7 +669,10 @@ impl State {
             FactKey::Node(number) => Fact::Node(self.nodes.get(number)?.as_ref().clone()),
             FactKey::Token(id) => Fact::Token(self.tokens.get(id)?.as_ref().clone()),
             FactKey::JoinToken(id) => Fact::JoinToken(self.join_tokens.get(id)?.as_ref().clone()),
-            FactKey::Answered(request) => Fact::Answered(*request, self.answered.get(request)?.clone()),
+            FactKey::Answered(request) => {
+                let (place, outcome) = self.answered.get(request)?;
+                Fact::Answered(*request, *place, outcome.clone())
+            }
         })
     }
 
@@ -664,12 +690,11 @@ impl State {
             .chain(self.nodes.keys().map(|number| FactKey::Node(*number)))
             .chain(self.tokens.keys().map(|id| FactKey::Token(*id)))
             .chain(self.join_tokens.keys().map(|id| FactKey::JoinToken(*id)))
-            .chain(self.answered_order.iter().map(|request| FactKey::Answered(*request)));
+            .chain(self.answered_order.values().map(|request| FactKey::Answered(*request)));
         keys.filter_map(|key| self.fact(&key)).collect()
     }
 
-    /// The state that holds `facts`; answers are remembered in the order of their request ids, whose
-    /// first part is their time.
+    /// The state that holds `facts`, in whatever order they come.
     pub fn from_facts(facts: impl IntoIterator<Item = Fact>) -> Self {
         let mut state = Self::default();
         for fact in facts {
@@ -688,10 +713,12 @@ impl State {
                 Fact::Node(node) => drop(state.nodes.insert(node.number, Arc::new(node))),
                 Fact::Token(token) => drop(state.tokens.insert(token.id, Arc::new(token))),
                 Fact::JoinToken(token) => drop(state.join_tokens.insert(token.id, Arc::new(token))),
-                Fact::Answered(request, outcome) => drop(state.answered.insert(request, outcome)),
+                Fact::Answered(request, place, outcome) => {
+                    state.answered.insert(request, (place, outcome));
+                    state.answered_order.insert(place, request);
+                }
             }
         }
-        state.answered_order = state.answered.keys().copied().collect();
         state
     }
 }

@@ -479,6 +479,7 @@ pub struct Port {
 
 impl Port {
     /// The ports it claims; a missing start is 0, a missing end 65,535 (`COMPAT` 4, rule 10).
+    #[expect(clippy::reversed_empty_ranges, reason = "a port without any number claims none")]
     pub fn range(&self) -> std::ops::RangeInclusive<u16> {
         match (self.port, self.start_port, self.end_port) {
             (Some(port), _, _) => port..=port,

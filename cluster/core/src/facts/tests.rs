@@ -162,6 +162,24 @@ fn a_request_id_is_applied_once() {
     assert_eq!(f.state, before);
 }
 
+/// A node that was restarted between two proposals must not drift from one that was not.
+#[test]
+fn the_same_answers_are_forgotten_after_a_restart() {
+    let mut running = State::default();
+    let mut restarted = State::default();
+    // Request ids come from several clocks, so their order is not that of the log.
+    for n in 0..REMEMBERED as u128 + 9 {
+        let proposal = Proposal { request: Ulid(u128::MAX - n), now_ms: 0, command: init() };
+        assert_eq!(running.apply(&proposal), restarted.apply(&proposal));
+        if n % 500 == 0 {
+            restarted = State::from_facts(restarted.facts());
+        }
+    }
+    assert_eq!(restarted, running);
+    assert!(running.fact(&FactKey::Answered(Ulid(u128::MAX))).is_none(), "the oldest is forgotten");
+    assert!(running.fact(&FactKey::Answered(Ulid(u128::MAX - 9))).is_some());
+}
+
 fn commands() -> impl Strategy<Value = Command> {
     let app = || (0u128..4).prop_map(|id| AppId(Ulid(id)));
     prop_oneof![
@@ -195,7 +213,9 @@ proptest! {
                 };
             }
         }
-        let facts = stored.values().map(|bytes| codec::decode(bytes).unwrap());
+        let facts: Vec<Fact> = stored.values().map(|bytes| codec::decode(bytes).unwrap()).collect();
+        let keys: Vec<_> = facts.iter().map(|fact| codec::encode(&fact.key())).collect();
+        prop_assert_eq!(keys, stored.into_keys().collect::<Vec<_>>());
         prop_assert_eq!(&State::from_facts(facts), &state);
         prop_assert_eq!(&State::from_facts(state.facts()), &state);
     }
