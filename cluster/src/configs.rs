@@ -1,0 +1,213 @@
+//! Fetches the configurations of other nodes' Machines: gossip carries only a hash (DESIGN
+//! section 3), the Machine's node is asked for the rest.
+//!
+//! Level-triggered: whatever the snapshot misses is asked for until it does not miss it, each hash
+//! at most once at a time, at most [`AT_ONCE`] in all, with growing pauses after a failure. What
+//! arrives is believed only if its hash is the one that was asked for.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use ring::digest::{SHA256, digest};
+use skein_core::machine::MachineConfig;
+use skein_core::snapshot::Snapshot;
+use skein_core::{ConfigHash, NodeNumber, Random};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{self, Instant};
+use tokio_util::sync::CancellationToken;
+
+use crate::BoxFuture;
+use crate::entropy::Entropy;
+use crate::reader::Reader;
+
+/// Questions under way at once.
+pub const AT_ONCE: usize = 16;
+/// The longest configuration, in bytes of its JSON.
+pub const MAX_CONFIG: usize = 1 << 20;
+
+/// How long one answer may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The pause after a first failure; it doubles with each further one.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// The longest pause, also the time that an arrived configuration may take into a snapshot.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Gets configurations; backhaul's `Ask::Config` implements it.
+pub trait ConfigSource: Send + Sync + 'static {
+    /// The JSON of that hash from that node; `None` when it does not have it or does not answer.
+    fn fetch(&self, node: NodeNumber, hash: ConfigHash) -> BoxFuture<'static, Option<Bytes>>;
+}
+
+/// The hash of a configuration's canonical JSON: the first 16 bytes of its SHA-256.
+pub fn hash_of(json: &[u8]) -> ConfigHash {
+    let mut hash = [0; 16];
+    hash.copy_from_slice(&digest(&SHA256, json).as_ref()[..16]);
+    ConfigHash(hash)
+}
+
+/// Why an answer is not the configuration that was asked for; the node that gave it caused it.
+#[derive(Debug, thiserror::Error)]
+pub enum BadConfig {
+    /// Longer than [`MAX_CONFIG`].
+    #[error("a configuration of {0} bytes is more than {MAX_CONFIG}")]
+    TooLong(usize),
+    /// Another configuration.
+    #[error("its hash is {0}")]
+    Hash(ConfigHash),
+    /// No configuration at all.
+    #[error("it is not a Machine's configuration")]
+    Json(#[from] serde_json::Error),
+}
+
+/// The configuration of that hash in `json`.
+///
+/// # Errors
+/// [`BadConfig`]; never panics on any input.
+pub fn verify(hash: ConfigHash, json: &[u8]) -> Result<MachineConfig, BadConfig> {
+    if json.len() > MAX_CONFIG {
+        return Err(BadConfig::TooLong(json.len()));
+    }
+    let found = hash_of(json);
+    if found == hash { Ok(serde_json::from_slice(json)?) } else { Err(BadConfig::Hash(found)) }
+}
+
+/// What happened since the start; each only grows.
+#[derive(Debug, Default)]
+pub struct ConfigCounters {
+    arrived: AtomicU64,
+    unanswered: AtomicU64,
+    refused: AtomicU64,
+}
+
+impl ConfigCounters {
+    /// Configurations that arrived and were believed.
+    pub fn arrived(&self) -> u64 {
+        self.arrived.load(Ordering::Relaxed)
+    }
+
+    /// Questions without an answer.
+    pub fn unanswered(&self) -> u64 {
+        self.unanswered.load(Ordering::Relaxed)
+    }
+
+    /// Answers that were not the configuration asked for.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+}
+
+/// One missing configuration.
+#[derive(Debug)]
+struct Wanted {
+    failures: u32,
+    asking: bool,
+    not_before: Instant,
+}
+
+/// Asks for whatever the snapshot misses until cancelled; what arrives goes to `arrived`.
+pub async fn run(
+    reader: Reader,
+    source: Arc<dyn ConfigSource>,
+    arrived: mpsc::Sender<(ConfigHash, Arc<MachineConfig>)>,
+    counters: Arc<ConfigCounters>,
+    cancel: CancellationToken,
+) {
+    let mut rng = Entropy::default();
+    let mut versions = reader.watch();
+    let mut wanted: BTreeMap<ConfigHash, Wanted> = BTreeMap::new();
+    let mut asking: JoinSet<(ConfigHash, NodeNumber, Option<Bytes>)> = JoinSet::new();
+    loop {
+        let now = Instant::now();
+        let missing = by_hash(&reader.load());
+        wanted.retain(|hash, wanted| wanted.asking || missing.contains_key(hash));
+        for (hash, nodes) in &missing {
+            let state = wanted.entry(*hash).or_insert(Wanted { failures: 0, asking: false, not_before: now });
+            if state.asking || state.not_before > now || asking.len() >= AT_ONCE {
+                continue;
+            }
+            state.asking = true;
+            let (hash, node) = (*hash, nodes[state.failures as usize % nodes.len()]);
+            let answer = source.fetch(node, hash);
+            asking.spawn(async move { (hash, node, time::timeout(PATIENCE, answer).await.ok().flatten()) });
+        }
+        let next = wanted.values().filter(|state| !state.asking && state.not_before > now);
+        let next = next.map(|state| state.not_before).min();
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            changed = versions.changed() => if changed.is_err() { return },
+            () = time::sleep_until(next.unwrap_or(now)), if next.is_some() => {}
+            Some(answered) = asking.join_next() => {
+                // A panic in the source has been reported by its own task; its hash is asked again.
+                let Ok((hash, node, answer)) = answered else {
+                    for state in wanted.values_mut() { state.asking = false; }
+                    continue;
+                };
+                let config = judge(hash, node, answer, &counters);
+                if let Some(state) = wanted.get_mut(&hash) {
+                    state.asking = false;
+                    state.failures = if config.is_some() { 0 } else { state.failures.saturating_add(1) };
+                    state.not_before = Instant::now() + pause(state.failures, &mut rng);
+                }
+                if let Some(config) = config {
+                    tokio::select! {
+                        () = cancel.cancelled() => return,
+                        sent = arrived.send((hash, Arc::new(config))) => if sent.is_err() { return },
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What is missing, with the nodes to ask: those alive first.
+fn by_hash(snapshot: &Snapshot) -> BTreeMap<ConfigHash, Vec<NodeNumber>> {
+    let mut missing: BTreeMap<ConfigHash, Vec<NodeNumber>> = BTreeMap::new();
+    for (hash, node) in snapshot.missing_configs() {
+        missing.entry(hash).or_default().push(node);
+    }
+    for nodes in missing.values_mut() {
+        nodes.sort_by_key(|node| !snapshot.nodes.get(node).is_some_and(|view| view.alive));
+    }
+    missing
+}
+
+fn judge(
+    hash: ConfigHash,
+    node: NodeNumber,
+    answer: Option<Bytes>,
+    counters: &ConfigCounters,
+) -> Option<MachineConfig> {
+    let Some(json) = answer.filter(|json| !json.is_empty()) else {
+        counters.unanswered.fetch_add(1, Ordering::Relaxed);
+        tracing::debug!(%hash, node = node.0, "a configuration was asked for in vain");
+        return None;
+    };
+    match verify(hash, &json) {
+        Ok(config) => {
+            counters.arrived.fetch_add(1, Ordering::Relaxed);
+            Some(config)
+        }
+        Err(error) => {
+            counters.refused.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(%hash, node = node.0, %error, "a configuration was refused");
+            None
+        }
+    }
+}
+
+/// The pause after so many failures in a row, the last tenth of it at random; after a success the
+/// longest, until which the snapshot has it.
+fn pause(failures: u32, rng: &mut impl Random) -> Duration {
+    let doubled = match failures {
+        0 => LONGEST_PAUSE,
+        failures => FIRST_PAUSE.saturating_mul(1 << (failures - 1).min(16)).min(LONGEST_PAUSE),
+    };
+    doubled.mul_f64(0.9 + 0.1 * rng.fraction())
+}
+
+#[cfg(test)]
+mod tests;
