@@ -17,6 +17,10 @@ use tokio::time::{self, Instant};
 use crate::BoxFuture;
 use crate::reader::Reader;
 
+/// How long a node that answers `Ask::Barrier` waits before it says what it lacks; it is asked again
+/// then, so the reason is known whatever the asker's deadline.
+pub const PATIENCE: Duration = Duration::from_secs(1);
+
 /// The pause before a node that could not be asked is asked again.
 const PAUSE: Duration = Duration::from_millis(100);
 

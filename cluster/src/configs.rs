@@ -5,7 +5,7 @@
 //! at most once at a time, at most [`AT_ONCE`] in all, with growing pauses after a failure. What
 //! arrives is believed only if its hash is the one that was asked for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use skein_core::machine::MachineConfig;
 use skein_core::snapshot::Snapshot;
 use skein_core::{ConfigHash, NodeNumber, Random};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{self, JoinSet};
 use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -119,7 +119,8 @@ pub async fn run(
     let mut rng = Entropy::default();
     let mut versions = reader.watch();
     let mut wanted: BTreeMap<ConfigHash, Wanted> = BTreeMap::new();
-    let mut asking: JoinSet<(ConfigHash, NodeNumber, Option<Bytes>)> = JoinSet::new();
+    let mut asking: JoinSet<(NodeNumber, Option<Bytes>)> = JoinSet::new();
+    let mut asked: HashMap<task::Id, ConfigHash> = HashMap::new();
     loop {
         let now = Instant::now();
         let missing = by_hash(&reader.load());
@@ -131,8 +132,10 @@ pub async fn run(
             }
             state.asking = true;
             let (hash, node) = (*hash, nodes[state.failures as usize % nodes.len()]);
-            let answer = source.fetch(node, hash);
-            asking.spawn(async move { (hash, node, time::timeout(PATIENCE, answer).await.ok().flatten()) });
+            let source = Arc::clone(&source);
+            let question =
+                async move { (node, time::timeout(PATIENCE, source.fetch(node, hash)).await.ok().flatten()) };
+            asked.insert(asking.spawn(question).id(), hash);
         }
         let next = wanted.values().filter(|state| !state.asking && state.not_before > now);
         let next = next.map(|state| state.not_before).min();
@@ -140,13 +143,14 @@ pub async fn run(
             () = cancel.cancelled() => return,
             changed = versions.changed() => if changed.is_err() { return },
             () = time::sleep_until(next.unwrap_or(now)), if next.is_some() => {}
-            Some(answered) = asking.join_next() => {
-                // A panic in the source has been reported by its own task; its hash is asked again.
-                let Ok((hash, node, answer)) = answered else {
-                    for state in wanted.values_mut() { state.asking = false; }
-                    continue;
+            Some(answered) = asking.join_next_with_id() => {
+                let (id, answer) = match answered {
+                    Ok((id, answer)) => (id, Some(answer)),
+                    // A panic in the source: reported there, here it is no answer.
+                    Err(error) => (error.id(), None),
                 };
-                let config = judge(hash, node, answer, &counters);
+                let Some(hash) = asked.remove(&id) else { continue };
+                let config = judge(hash, answer, &counters);
                 if let Some(state) = wanted.get_mut(&hash) {
                     state.asking = false;
                     state.failures = if config.is_some() { 0 } else { state.failures.saturating_add(1) };
@@ -177,13 +181,14 @@ fn by_hash(snapshot: &Snapshot) -> BTreeMap<ConfigHash, Vec<NodeNumber>> {
 
 fn judge(
     hash: ConfigHash,
-    node: NodeNumber,
-    answer: Option<Bytes>,
+    answer: Option<(NodeNumber, Option<Bytes>)>,
     counters: &ConfigCounters,
 ) -> Option<MachineConfig> {
-    let Some(json) = answer.filter(|json| !json.is_empty()) else {
+    let Some((node, Some(json))) =
+        answer.filter(|(_, json)| json.as_ref().is_some_and(|json| !json.is_empty()))
+    else {
         counters.unanswered.fetch_add(1, Ordering::Relaxed);
-        tracing::debug!(%hash, node = node.0, "a configuration was asked for in vain");
+        tracing::debug!(%hash, "a configuration was asked for in vain");
         return None;
     };
     match verify(hash, &json) {

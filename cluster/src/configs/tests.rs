@@ -17,6 +17,7 @@ struct Script {
 impl ConfigSource for Script {
     fn fetch(&self, node: NodeNumber, hash: ConfigHash) -> BoxFuture<'static, Option<Bytes>> {
         self.asked.lock().unwrap().push((node, hash));
+        assert_ne!(node, NodeNumber(13), "node 13 panics");
         let answer = self.answers.lock().unwrap().entry(node).or_default().pop_front().flatten();
         Box::pin(async move { answer })
     }
@@ -94,6 +95,17 @@ async fn a_node_that_never_answers_is_asked_ever_more_rarely() {
     let asked = script.asked.lock().unwrap().len();
     assert!((12..=22).contains(&asked), "{asked}");
     assert!(counters.unanswered() >= 12);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_panics_is_one_that_does_not_answer() {
+    let good = json("skein/hello");
+    let hash = hash_of(&good);
+    let script = script(&[(14, &[Some(good)])]);
+    let (_tasks, _publisher, mut arriving, counters) =
+        start(naming(&[(13, true), (14, true)], hash), &script);
+    assert_eq!(arriving.recv().await.unwrap().0, hash);
+    assert_eq!((counters.unanswered(), counters.arrived()), (1, 1));
 }
 
 #[tokio::test(start_paused = true)]

@@ -34,6 +34,8 @@ struct Driver {
     generation: u64,
     /// The version of this node that was last pushed.
     pushed: u64,
+    /// Questions for this node's version, answered after the next look.
+    owed: Vec<VersionReply>,
 }
 
 /// Gossips until cancelled. `asked` are questions for this node's version.
@@ -50,6 +52,7 @@ pub(super) async fn run(
         rng: Entropy::default(),
         generation,
         pushed: 0,
+        owed: Vec::new(),
     };
     loop {
         let opening = Opening::new(Arc::clone(&shared), Arc::clone(&transport), waiting);
@@ -61,7 +64,7 @@ pub(super) async fn run(
             }
             Err(error) => End::Broken(error.to_string()),
         };
-        driver.generation += 1;
+        driver.generation = driver.generation.saturating_add(1);
         match end {
             End::Stopped => return,
             End::Broken(reason) => {
@@ -121,7 +124,6 @@ impl Driver {
         let mut next_look = Instant::now();
         let mut due = true;
         loop {
-            let mut reply = None;
             tokio::select! {
                 () = shared.cancel.cancelled() => return End::Stopped,
                 ended = &mut broken => {
@@ -129,7 +131,7 @@ impl Driver {
                 }
                 () = time::sleep_until(next_look), if due => {}
                 asking = asked.recv() => match asking {
-                    Some(asking) => reply = Some(asking),
+                    Some(asking) => self.owed.push(asking),
                     None => return End::Stopped,
                 },
                 () = shared.wake.notified() => {
@@ -153,7 +155,7 @@ impl Driver {
             due = false;
             match self.look(chitchat).await {
                 Ok(version) => {
-                    if let Some(reply) = reply {
+                    for reply in self.owed.drain(..) {
                         // Whoever asked may have stopped waiting.
                         let _ = reply.send((self.generation, version));
                     }

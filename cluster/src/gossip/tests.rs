@@ -76,9 +76,12 @@ async fn nodes_on_several_threads_come_to_the_same_members() {
     }
     tasks.join_all().await;
     let whole = |facts: &Arc<NodeFacts>| facts.alive && facts.machines.len() == 25;
-    for gossip in &nodes {
-        until(gossip, "all of all", |members| members.len() == 6 && members.values().all(whole)).await;
-    }
+    let converged = async {
+        for gossip in &nodes {
+            until(gossip, "all of all", |members| members.len() == 6 && members.values().all(whole)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), converged).await.expect("they come to the same members");
     for gossip in &nodes {
         gossip.shutdown().await;
     }
@@ -333,6 +336,8 @@ async fn a_node_whose_clock_went_back_takes_a_greater_generation() {
     back.set_machine(&record(6)).unwrap();
     back.set_node(&node(2)).unwrap();
     back.set_seeds([NodeNumber(1)]);
+    until(&back, "its own number's last life", |members| alive(members, 2) && alive(members, 1)).await;
+    assert!(back.own_version().await.is_ok(), "a question outlives a life");
     let members = until(&nodes[0], "the later life", |members| has(members, 2, 6)).await;
     assert!(members[&NodeNumber(2)].generation > 1 && !has(&members, 2, 5));
     assert!(back.counters().restarts > 0);
