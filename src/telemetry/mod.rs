@@ -1,0 +1,132 @@
+//! Logs and traces of a node (SPEC OBS-1, OBS-3; STYLE: one place names attributes, `core::attr`).
+//!
+//! Logs go to standard error as text. Spans with the target [`skein_core::attr::SPAN_TARGET`] go to
+//! an OTLP collector; the proxy creates them for sampled requests only, so an unsampled request pays
+//! for none of this.
+
+use std::io::IsTerminal as _;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use opentelemetry::KeyValue;
+use opentelemetry::trace::TracerProvider as _;
+use opentelemetry_otlp::WithExportConfig as _;
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
+use skein_core::attr::SPAN_TARGET;
+use tracing_subscriber::filter::{EnvFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{Layer as _, fmt};
+
+/// How long the end of a node waits for its last spans to be sent.
+const FLUSH: Duration = Duration::from_secs(2);
+
+/// What a node says of itself, and where.
+#[derive(Debug, Clone)]
+pub struct TelemetryConfig {
+    /// What is logged, as in `RUST_LOG`.
+    pub log: String,
+    /// The node's name: `service.instance.id`.
+    pub node: String,
+    /// Its region: `cloud.region`.
+    pub region: String,
+    /// Where spans go: OTLP over gRPC, or over HTTP when the path is `/v1/traces`; nowhere when absent.
+    pub otlp: Option<String>,
+}
+
+/// Keeps the exporter; [`Telemetry::shutdown`] sends what is left.
+#[derive(Debug)]
+pub struct Telemetry(Option<SdkTracerProvider>);
+
+/// Installs the process's subscriber. Called once, by the program, never by a library.
+///
+/// # Errors
+/// When the filter or the collector's address is not valid, or a subscriber is installed already.
+pub fn init(config: &TelemetryConfig) -> anyhow::Result<Telemetry> {
+    let filter = EnvFilter::try_new(&config.log)
+        .with_context(|| format!("`log` is not a filter: {:?}; write for example \"info\"", config.log))?;
+    // Exported spans are no log lines: they would repeat the access log.
+    let logs = fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_filter(filter)
+        .with_filter(
+            Targets::new()
+                .with_default(tracing::Level::TRACE)
+                .with_target(SPAN_TARGET, tracing::level_filters::LevelFilter::OFF),
+        );
+    let provider = config.otlp.as_deref().map(|endpoint| exporter(endpoint, config)).transpose()?;
+    let spans = provider.as_ref().map(|provider| {
+        let tracer = provider.tracer("skein");
+        tracing_opentelemetry::layer()
+            .with_tracer(tracer)
+            .with_location(false)
+            .with_threads(false)
+            .with_tracked_inactivity(false)
+            .with_filter(Targets::new().with_target(SPAN_TARGET, tracing::Level::TRACE))
+    });
+    tracing_subscriber::registry().with(logs).with(spans).try_init().context("install the subscriber")?;
+    Ok(Telemetry(provider))
+}
+
+fn exporter(endpoint: &str, config: &TelemetryConfig) -> anyhow::Result<SdkTracerProvider> {
+    let exporter = if endpoint.ends_with("/v1/traces") {
+        let endpoint = endpoint.to_owned();
+        // The HTTP client blocks and may neither be made nor used on a runtime's thread; the batch
+        // exporter has a thread of its own.
+        std::thread::spawn(move || {
+            opentelemetry_otlp::SpanExporter::builder().with_http().with_endpoint(endpoint).build()
+        })
+        .join()
+        .map_err(|_| anyhow::anyhow!("the exporter's thread panicked"))?
+    } else {
+        opentelemetry_otlp::SpanExporter::builder().with_tonic().with_endpoint(endpoint).build()
+    }
+    .with_context(|| {
+        format!(
+            "`otlp` is not a collector's address: {endpoint:?}; write for example \"http://127.0.0.1:4317\""
+        )
+    })?;
+    let resource = Resource::builder_empty()
+        .with_attributes([
+            KeyValue::new("service.name", "skein"),
+            KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
+            KeyValue::new("service.instance.id", config.node.clone()),
+            KeyValue::new("cloud.region", config.region.clone()),
+        ])
+        .build();
+    // Sampling is decided where a request is met; whatever becomes a span is sent.
+    Ok(SdkTracerProvider::builder()
+        .with_sampler(Sampler::AlwaysOn)
+        .with_resource(resource)
+        .with_batch_exporter(exporter)
+        .build())
+}
+
+impl Telemetry {
+    /// Sends the spans that are left, for at most two seconds.
+    pub fn shutdown(self) {
+        if let Some(provider) = self.0
+            && let Err(error) = provider.shutdown_with_timeout(FLUSH)
+        {
+            tracing::warn!(%error, "the last spans were not sent");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_filter_is_an_error_that_shows_it() {
+        let config = TelemetryConfig {
+            log: "skein=nonsense".into(),
+            node: "iad-1".into(),
+            region: "iad".into(),
+            otlp: None,
+        };
+        assert!(format!("{:#}", init(&config).unwrap_err()).contains("skein=nonsense"));
+    }
+}
