@@ -1,1 +1,29 @@
-//! (docs)
+//! The proxy: listeners and connection handlers of a node's edge, and its worker side.
+//!
+//! Actors own listeners and connections; a request never passes through one. It loads one snapshot,
+//! decides with `skein-core`, and goes to a Machine of this node or over backhaul to the node that
+//! has it; both ways run the same worker code. The modules of the data path know no actors.
+
+mod accept;
+mod access;
+mod actor;
+mod attempt;
+mod body;
+mod client_body;
+mod config;
+mod connection;
+mod core;
+mod edge;
+mod frames;
+mod hosts;
+mod metrics;
+mod raw;
+mod reply;
+mod request;
+mod serve;
+mod trace;
+mod upstream;
+mod worker;
+
+pub use config::{EdgeConfig, Sampling};
+pub use edge::{Edge, EdgeCounts, MapError};

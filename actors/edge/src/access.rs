@@ -1,0 +1,79 @@
+//! What is written of each request, exactly once: by a guard's drop, so a cancelled request is
+//! written too.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::{Method, Uri};
+use skein_cluster::clock;
+use skein_core::attr;
+use skein_core::{AppName, MachineId, NodeNumber};
+
+use crate::connection::Connection;
+use crate::metrics::AppCounters;
+use crate::trace::Trace;
+
+/// The target of the access log's lines.
+pub(crate) const TARGET: &str = "skein::access";
+
+/// One request, as the access log and the metrics will tell it.
+#[derive(Debug)]
+pub(crate) struct Access {
+    pub(crate) started: Instant,
+    pub(crate) connection: Arc<Connection>,
+    pub(crate) method: Method,
+    pub(crate) uri: Uri,
+    pub(crate) request_id: Arc<str>,
+    pub(crate) app: Option<(AppName, Arc<AppCounters>)>,
+    /// The response's status; `None` until there is one.
+    pub(crate) status: Option<u16>,
+    /// The code of an error that the proxy made.
+    pub(crate) code: Option<&'static str>,
+    pub(crate) machine: Option<(MachineId, NodeNumber)>,
+    pub(crate) attempts: u32,
+    pub(crate) replays: u32,
+    pub(crate) sent: u64,
+    /// Whether the response was sent to its end.
+    pub(crate) complete: bool,
+    pub(crate) trace: Trace,
+}
+
+impl Drop for Access {
+    fn drop(&mut self) {
+        let took = clock::now().saturating_duration_since(self.started);
+        if let (Some((_, counters)), Some(status)) = (&self.app, self.status) {
+            counters.response(status, took);
+        }
+        self.connection.flush();
+        if let Some(status) = self.status {
+            self.trace.set(attr::STATUS, || i64::from(status));
+        }
+        if let Some(code) = self.code {
+            self.trace.set(attr::ERROR_CODE, || code);
+        }
+        match (self.status, self.complete) {
+            (Some(status), _) if status >= 500 => self.trace.fail(self.code.unwrap_or("5xx")),
+            (Some(_), true) => {}
+            (Some(_) | None, _) => self.trace.fail("cut_off"),
+        }
+        tracing::info!(
+            target: TARGET,
+            request = &*self.request_id,
+            app = self.app.as_ref().map(|(name, _)| name.as_str()),
+            method = self.method.as_str(),
+            path = self.uri.path(),
+            status = self.status,
+            code = self.code,
+            machine = self.machine.map(|(machine, _)| tracing::field::display(machine)),
+            node = self.machine.map(|(_, node)| node.0),
+            attempts = self.attempts,
+            replays = self.replays,
+            bytes = self.sent,
+            complete = self.complete,
+            ms = took.as_secs_f64() * 1e3,
+            client = %self.connection.ends.client,
+            public = %self.connection.ends.public,
+            "request"
+        );
+    }
+}

@@ -1,0 +1,343 @@
+//! One attempt: a request to one Machine, here or on another node.
+//!
+//! Both ways run the same worker code; the wire only carries it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::header::TRANSFER_ENCODING;
+use http::{HeaderMap, Method, Request, StatusCode, Uri, response};
+use skein_cluster::backhaul::{FrameSender, OpenError, StreamError};
+use skein_cluster::clock;
+use skein_core::code::ErrorCode;
+use skein_core::headers::TRACEPARENT;
+use skein_core::retry::Failure;
+use skein_core::snapshot::MachineView;
+use skein_core::wire::{Frame, Preamble, Protocol, Refused, RequestHead, Reset, Target};
+use skein_core::{AppId, attr};
+
+use crate::body::{KeptBody, KeptReader, RequestBody};
+use crate::client_body::{Answer, Held, Stopper};
+use crate::connection::Ends;
+use crate::core::Core;
+use crate::frames::{self, FrameBody, PumpError, pump};
+use crate::trace::Trace;
+
+/// A request that is to be answered, as the Machine will see it.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    pub(crate) ends: Ends,
+    pub(crate) method: Method,
+    /// Path and query.
+    pub(crate) target: Uri,
+    /// For the Machine; `traceparent` is set per attempt.
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Option<KeptBody>,
+    /// Whether the client waits for 100 before it sends the body.
+    pub(crate) expects: bool,
+    pub(crate) request_id: Arc<str>,
+    /// By when a Machine must have it.
+    pub(crate) deadline: Instant,
+}
+
+/// Where an attempt goes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Aim<'a> {
+    pub(crate) app: AppId,
+    pub(crate) machine: &'a MachineView,
+    /// Whether another Machine could take the request, on a node that answers: then a node that
+    /// falls silent is given up.
+    pub(crate) alternatives: bool,
+}
+
+/// What came of an attempt.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    Answered(Box<Answered>),
+    Failed(Failed),
+}
+
+/// A response's head has come.
+#[derive(Debug)]
+pub(crate) struct Answered {
+    pub(crate) head: response::Parts,
+    pub(crate) answer: Answer,
+    /// What was in flight at the Machine.
+    pub(crate) load: u32,
+    pub(crate) held: Held,
+}
+
+/// No response came.
+#[derive(Debug)]
+pub(crate) struct Failed {
+    pub(crate) failure: Failure,
+    /// What was in flight at the Machine, if it said.
+    pub(crate) load: Option<u32>,
+    /// Nothing speaks against the Machine: it closed an old connection at the same moment.
+    pub(crate) stale: bool,
+}
+
+impl Failed {
+    fn broken(code: ErrorCode, reached_app: bool) -> Outcome {
+        Outcome::Failed(Self { failure: Failure::Broken { code, reached_app }, load: None, stale: false })
+    }
+
+    fn refused(refused: &Refused) -> Outcome {
+        Outcome::Failed(Self {
+            failure: Failure::Refused(refused.reason),
+            load: Some(refused.load),
+            stale: false,
+        })
+    }
+
+    fn unreachable() -> Outcome {
+        Outcome::Failed(Self { failure: Failure::Unreachable, load: None, stale: false })
+    }
+}
+
+impl Exchange {
+    fn reader(&self) -> Option<KeptReader> {
+        self.body.as_ref().map(KeptBody::reader)
+    }
+
+    fn admitted(&self) {
+        if let Some(body) = &self.body {
+            body.admit();
+        }
+    }
+
+    fn headers(&self, trace: Option<&Trace>) -> HeaderMap {
+        let mut headers = self.headers.clone();
+        if let Some(context) = trace.and_then(Trace::header) {
+            headers.insert(TRACEPARENT, context);
+        }
+        headers
+    }
+
+    pub(crate) fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(clock::now())
+    }
+
+    /// Sends the request to a Machine of this node.
+    pub(crate) async fn local(&self, core: &Core, aim: Aim<'_>, trace: &Trace, resend: u32) -> Outcome {
+        let target = Target::Machine(aim.machine.record.id);
+        let seat = match core.worker.seat(aim.app, self.ends.public.port(), target, 0).await {
+            Ok(seat) => seat,
+            Err(refused) => {
+                trace.set("skein.refused", || format!("{:?}", refused.reason));
+                return Failed::refused(&refused);
+            }
+        };
+        let span = machine_span(trace, self.method.as_str(), &seat, resend);
+        let mut request = Request::new(self.reader_after_admission());
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = self.target.clone();
+        *request.headers_mut() = self.headers(Some(&span));
+        match seat.send(request).await {
+            Ok((response, load)) => {
+                let (head, body) = response.into_parts();
+                note_status(&span, head.status);
+                let held = Held { traces: vec![span], ..Held::default() };
+                let answer = Answer::Machine(Box::new(body));
+                Outcome::Answered(Box::new(Answered { head, answer, load, held }))
+            }
+            Err(failure) => {
+                span.fail(failure.code.as_str());
+                Outcome::Failed(Failed {
+                    failure: Failure::Broken { code: failure.code, reached_app: failure.reached_app },
+                    load: None,
+                    stale: failure.stale,
+                })
+            }
+        }
+    }
+
+    /// The body for a Machine of this node, which has admitted the request.
+    fn reader_after_admission(&self) -> RequestBody {
+        match self.reader() {
+            None => RequestBody::empty(),
+            Some(reader) => {
+                self.admitted();
+                RequestBody::kept(reader)
+            }
+        }
+    }
+
+    /// Sends the request to a Machine of another node.
+    pub(crate) async fn remote(&self, core: &Core, aim: Aim<'_>, trace: &Trace) -> Outcome {
+        let node = aim.machine.node;
+        let span = trace.backhaul();
+        span.set(attr::TRANSPORT, || "quic");
+        span.set(attr::REGION, || aim.machine.region.to_string());
+        span.set(attr::MACHINE, || aim.machine.record.id.to_string());
+        let traceparent = span.traceparent();
+        // A node that traces makes the Machine's context itself.
+        let headers = self.headers(traceparent.is_none().then_some(&span));
+        let preamble = self.preamble(core, aim, traceparent);
+        let head = RequestHead {
+            method: self.method.as_str().to_owned(),
+            target: self.target.to_string(),
+            headers: frames::to_pairs(&headers),
+        };
+        let reader = self.reader();
+        let last = reader.is_none().then_some(Frame::Trailers(Vec::new()));
+        let sent = [Frame::RequestHead(head)].into_iter().chain(last);
+
+        let silent = async {
+            match aim.alternatives {
+                true => core.peers.until_suspect(node).await,
+                false => std::future::pending().await,
+            }
+        };
+        tokio::pin!(silent);
+        let opened = tokio::select! {
+            biased;
+            opened = core.backhaul.open_with(node, preamble, sent) => opened,
+            () = &mut silent => Err(OpenError::Timeout(node)),
+        };
+        let stream = match opened {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::debug!(%node, %error, "no stream");
+                span.fail("unreachable");
+                return Failed::unreachable();
+            }
+        };
+        let (mut sender, mut receiver) = stream.split();
+        let upload = match reader {
+            Some(reader) => Some(Stopper(core.worker.tasks().spawn(upload(reader, sender)))),
+            None => {
+                // The message is whole; a stream that is gone already shows when reading.
+                let _gone = sender.finish();
+                None
+            }
+        };
+        let idempotent = self.method.is_idempotent();
+        let mut admitted = false;
+        loop {
+            let frame = tokio::select! {
+                biased;
+                frame = receiver.next() => frame,
+                () = &mut silent, if idempotent => {
+                    span.fail("suspect");
+                    return Failed::broken(ErrorCode::PM02, true);
+                }
+                () = tokio::time::sleep_until(self.deadline.into()), if !admitted => {
+                    span.fail("timeout");
+                    return Failed::broken(ErrorCode::PM02, true);
+                }
+            };
+            match frame {
+                Ok(Some(Frame::Admitted(told))) if !admitted => {
+                    admitted = true;
+                    aim.machine.estimate.tell(told.load, core.now_ms());
+                    self.admitted();
+                }
+                Ok(Some(Frame::Refused(refused))) if !admitted => {
+                    span.fail("refused");
+                    return Failed::refused(&refused);
+                }
+                Ok(Some(Frame::ResponseHead(head))) if admitted => {
+                    let Some(parts) = parts(&head) else { return Failed::broken(ErrorCode::PU01, true) };
+                    note_status(&span, parts.status);
+                    let held = Held { upload, traces: vec![span], ..Held::default() };
+                    let answer = Answer::Frames(Box::new(FrameBody::new(receiver)));
+                    return Outcome::Answered(Box::new(Answered {
+                        head: parts,
+                        answer,
+                        load: head.load,
+                        held,
+                    }));
+                }
+                Ok(Some(Frame::Reset(Reset { code, reached_app }))) => {
+                    span.fail(code.as_str());
+                    return Failed::broken(code, reached_app);
+                }
+                Ok(_) => {
+                    span.fail("protocol");
+                    return Failed::broken(ErrorCode::PM02, true);
+                }
+                Err(error) => {
+                    tracing::debug!(%node, %error, "stream broke");
+                    span.fail("stream");
+                    let code = match error {
+                        StreamError::Lost(_) => ErrorCode::PM02,
+                        StreamError::Reset(_)
+                        | StreamError::Truncated
+                        | StreamError::Garbage(_)
+                        | StreamError::Closed => ErrorCode::PU02,
+                    };
+                    return Failed::broken(code, true);
+                }
+            }
+        }
+    }
+
+    fn preamble(&self, core: &Core, aim: Aim<'_>, traceparent: Option<String>) -> Preamble {
+        Preamble {
+            app: aim.app,
+            port: self.ends.public.port(),
+            protocol: Protocol::Http,
+            target: Target::Machine(aim.machine.record.id),
+            deadline_ms: u32::try_from(self.left().as_millis()).unwrap_or(u32::MAX),
+            hops: 0,
+            edge: core.config.node,
+            edge_region: core.config.region,
+            client: self.ends.client,
+            public: self.ends.public,
+            request_id: self.request_id.as_ref().to_owned(),
+            traceparent,
+        }
+    }
+}
+
+async fn upload(reader: KeptReader, mut sender: FrameSender) {
+    match pump(reader, &mut sender).await {
+        Ok(()) => {}
+        Err(PumpError::Body(_)) => {
+            let reset = Frame::Reset(Reset { code: ErrorCode::PU03, reached_app: true });
+            if sender.send(reset).await.is_ok() {
+                // As in `frames::end`.
+                let _closed = sender.finish();
+            }
+        }
+        // Whoever reads the response meets the same error.
+        Err(PumpError::Stream(error)) => tracing::debug!(%error, "upload ended"),
+    }
+}
+
+fn parts(head: &skein_core::wire::ResponseHead) -> Option<response::Parts> {
+    let mut response = http::Response::new(());
+    *response.status_mut() = StatusCode::from_u16(head.status).ok()?;
+    *response.headers_mut() = frames::to_map(&head.headers);
+    Some(response.into_parts().0)
+}
+
+/// The span of a request to a Machine of this node.
+pub(crate) fn machine_span(trace: &Trace, method: &str, seat: &crate::worker::Seat, resend: u32) -> Trace {
+    let span = trace.machine(method);
+    span.set(attr::METHOD, || method.to_owned());
+    span.set(attr::MACHINE, || seat.machine().to_string());
+    span.set(attr::SERVER_ADDRESS, || seat.address.ip().to_string());
+    span.set(attr::SERVER_PORT, || i64::from(seat.address.port()));
+    if resend > 0 {
+        span.set(attr::RESEND, || i64::from(resend));
+    }
+    span
+}
+
+/// Client spans fail from 400 on.
+pub(crate) fn note_status(span: &Trace, status: StatusCode) {
+    span.set(attr::STATUS, || i64::from(status.as_u16()));
+    if status.as_u16() >= 400 {
+        span.fail(if status.as_u16() >= 500 { "5xx" } else { "4xx" });
+    }
+}
+
+/// Whether a request has a body, by its head.
+pub(crate) fn has_body(headers: &HeaderMap) -> bool {
+    headers.contains_key(TRANSFER_ENCODING)
+        || headers
+            .get(http::header::CONTENT_LENGTH)
+            .is_some_and(|length| length.as_bytes().iter().any(|digit| *digit != b'0'))
+}

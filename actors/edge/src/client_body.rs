@@ -1,0 +1,111 @@
+//! A response's body on its way to the client, with all that lives as long as it does.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use skein_core::load::InFlight;
+use tokio::task::JoinHandle;
+
+use crate::access::Access;
+use crate::body::BodyError;
+use crate::frames::FrameBody;
+use crate::trace::Trace;
+use crate::worker::MachineBody;
+
+/// Where a response's body comes from.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// The proxy itself.
+    Own(Option<Bytes>),
+    /// A Machine of this node.
+    Machine(Box<MachineBody>),
+    /// A Machine of another node.
+    Frames(Box<FrameBody>),
+}
+
+/// A task that is stopped when its owner goes.
+#[derive(Debug)]
+pub(crate) struct Stopper(pub(crate) JoinHandle<()>);
+
+impl Drop for Stopper {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// What an attempt holds until its response is complete.
+#[derive(Debug, Default)]
+pub(crate) struct Held {
+    pub(crate) in_flight: Option<InFlight>,
+    /// Sends the rest of the request's body to another node.
+    pub(crate) upload: Option<Stopper>,
+    /// The spans of the attempt.
+    pub(crate) traces: Vec<Trace>,
+}
+
+/// The body that hyper sends to the client. An error in it closes the connection without a proper
+/// end, so that the client sees the truncation.
+#[derive(Debug)]
+pub(crate) struct ClientBody {
+    answer: Answer,
+    /// Bytes that the head promises.
+    promised: Option<u64>,
+    access: Access,
+    _held: Held,
+}
+
+impl ClientBody {
+    pub(crate) fn new(answer: Answer, promised: Option<u64>, access: Access, held: Held) -> Self {
+        Self { answer, promised, access, _held: held }
+    }
+}
+
+impl Body for ClientBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let frame = match &mut this.answer {
+            Answer::Own(bytes) => bytes.take().map(|bytes| Ok(Frame::data(bytes))),
+            Answer::Machine(body) => ready!(Pin::new(body.as_mut()).poll_frame(cx)),
+            Answer::Frames(body) => ready!(Pin::new(body.as_mut()).poll_frame(cx)),
+        };
+        match &frame {
+            Some(Ok(frame)) => this.access.sent += frame.data_ref().map_or(0, |data| data.len() as u64),
+            Some(Err(_)) => {}
+            None => this.access.complete = true,
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.answer {
+            Answer::Own(bytes) => bytes.is_none(),
+            Answer::Machine(body) => body.is_end_stream(),
+            Answer::Frames(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.answer {
+            Answer::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Answer::Machine(body) => body.size_hint(),
+            Answer::Frames(_) => SizeHint::default(),
+        }
+    }
+}
+
+impl Drop for ClientBody {
+    fn drop(&mut self) {
+        // A body whose promised length was sent is not read further, nor one that no client reads.
+        let all = self.promised.is_some_and(|promised| self.access.sent >= promised);
+        let none = self.access.method == http::Method::HEAD || self.access.status == Some(304);
+        self.access.complete |= all || none || self.is_end_stream();
+    }
+}

@@ -1,0 +1,76 @@
+//! What an edge is told at its start.
+
+use std::time::Duration;
+
+use skein_core::{NodeName, NodeNumber, RegionCode};
+
+/// Settings of an edge and worker. [`EdgeConfig::new`] gives the defaults named at each field.
+#[derive(Debug, Clone)]
+pub struct EdgeConfig {
+    /// This node.
+    pub node: NodeNumber,
+    /// Its name; label `host` of metrics.
+    pub node_name: NodeName,
+    /// Its region; told to Machines as `Fly-Region`.
+    pub region: RegionCode,
+    /// The most bytes of one request's body that are kept for a replay or retry: 1 MiB. A longer
+    /// body cannot be replayed (SPEC RPL-5).
+    pub replay_buffer: usize,
+    /// The most bytes that all kept bodies of this node take together: 256 MiB.
+    pub replay_budget: usize,
+    /// The longest head of a request or response, in bytes: 64 KiB (SPEC HTTP-8).
+    pub max_head: usize,
+    /// How long a client may take for the head of its next request, idle time included: 60 s
+    /// (SPEC HTTP-6).
+    pub keep_alive: Duration,
+    /// How long a request may take until a Machine is found for it, replays included: 60 s. A Machine
+    /// that has it may take longer.
+    pub route_timeout: Duration,
+    /// How long a connection to a Machine may take to be made: 3 s.
+    pub connect_timeout: Duration,
+    /// How long an unused connection to a Machine is kept: 4 s (SPEC HTTP-10).
+    pub upstream_idle: Duration,
+    /// The most connections of clients per listener; beyond it new ones are closed at once: 10,000.
+    pub max_connections: usize,
+    /// Which requests without a trace context of their own are traced.
+    pub sampling: Sampling,
+    /// Runtimes that connections are spread over, one per core and each with one thread; empty means
+    /// the runtime that [`crate::Edge::map`] is called on.
+    pub cores: Vec<tokio::runtime::Handle>,
+}
+
+/// Which requests are traced that bring no trace context: all up to a rate, then a share.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sampling {
+    /// All of the first so many in a second.
+    pub per_second: u32,
+    /// This share of the rest, 0.0 to 1.0.
+    pub ratio: f64,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self { per_second: 50, ratio: 0.01 }
+    }
+}
+
+impl EdgeConfig {
+    /// The defaults for a node.
+    pub fn new(node: NodeNumber, node_name: NodeName, region: RegionCode) -> Self {
+        Self {
+            node,
+            node_name,
+            region,
+            replay_buffer: 1 << 20,
+            replay_budget: 256 << 20,
+            max_head: 64 << 10,
+            keep_alive: Duration::from_secs(60),
+            route_timeout: Duration::from_secs(60),
+            connect_timeout: Duration::from_secs(3),
+            upstream_idle: Duration::from_secs(4),
+            max_connections: 10_000,
+            sampling: Sampling::default(),
+            cores: Vec::new(),
+        }
+    }
+}

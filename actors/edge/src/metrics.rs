@@ -1,0 +1,199 @@
+//! Counters of the edge, as Prometheus text (SPEC OBS-2).
+//!
+//! Atomics per app; the map of apps is swapped when an app is met for the first time, so a request
+//! takes no lock. `fly_edge_*` have the labels app, region and host.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use skein_cluster::LocalReader;
+use skein_core::AppId;
+use skein_core::snapshot::Snapshot;
+
+type AppMap = BTreeMap<AppId, Arc<AppCounters>>;
+
+/// Upper bounds of the response time's buckets, in seconds.
+const BUCKETS: [f64; 14] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+
+/// Statuses are counted from 100 to 599; others fall into the last.
+const STATUSES: usize = 500;
+
+/// Counters of one app at this edge.
+#[derive(Debug)]
+pub(crate) struct AppCounters {
+    responses: Box<[AtomicU64]>,
+    time: [AtomicU64; BUCKETS.len() + 1],
+    time_us: AtomicU64,
+    connects: AtomicU64,
+    data_in: AtomicU64,
+    data_out: AtomicU64,
+}
+
+impl Default for AppCounters {
+    fn default() -> Self {
+        Self {
+            responses: (0..=STATUSES).map(|_| AtomicU64::new(0)).collect(),
+            time: std::array::from_fn(|_| AtomicU64::new(0)),
+            time_us: AtomicU64::new(0),
+            connects: AtomicU64::new(0),
+            data_in: AtomicU64::new(0),
+            data_out: AtomicU64::new(0),
+        }
+    }
+}
+
+impl AppCounters {
+    pub(crate) fn response(&self, status: u16, took: Duration) {
+        let index = usize::from(status).wrapping_sub(100).min(STATUSES);
+        self.responses[index].fetch_add(1, Ordering::Relaxed);
+        let seconds = took.as_secs_f64();
+        let bucket = BUCKETS.iter().position(|bound| seconds <= *bound).unwrap_or(BUCKETS.len());
+        self.time[bucket].fetch_add(1, Ordering::Relaxed);
+        self.time_us.fetch_add(took.as_micros() as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn connect(&self) {
+        self.connects.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn data(&self, received: u64, sent: u64) {
+        self.data_in.fetch_add(received, Ordering::Relaxed);
+        self.data_out.fetch_add(sent, Ordering::Relaxed);
+    }
+}
+
+/// All counters of an edge.
+#[derive(Debug, Default)]
+pub(crate) struct Metrics {
+    apps: ArcSwap<AppMap>,
+    /// Connections that were closed at once: nothing listens there, or too many.
+    pub(crate) closed_at_once: AtomicU64,
+    /// Connections that ended because their bytes were no HTTP the library takes.
+    pub(crate) malformed: AtomicU64,
+    /// Requests sent to another Machine after a failure or refusal.
+    pub(crate) retries: AtomicU64,
+    /// Replays that apps asked for.
+    pub(crate) replays: AtomicU64,
+}
+
+impl Metrics {
+    /// The counters of an app.
+    pub(crate) fn app(&self, app: AppId) -> Arc<AppCounters> {
+        if let Some(counters) = self.apps.load_full().get(&app) {
+            return Arc::clone(counters);
+        }
+        let fresh = Arc::new(AppCounters::default());
+        self.apps.rcu(|apps| {
+            let mut apps = AppMap::clone(apps);
+            apps.entry(app).or_insert_with(|| Arc::clone(&fresh));
+            apps
+        });
+        self.apps.load_full().get(&app).map_or(fresh, Arc::clone)
+    }
+
+    /// Prometheus text, all of the edge's and worker's families.
+    pub(crate) fn render(
+        &self,
+        snapshot: &Snapshot,
+        local: &LocalReader,
+        region: &str,
+        host: &str,
+    ) -> String {
+        let apps = self.apps.load_full();
+        let label = |id: &AppId| {
+            let app = snapshot.registry.app(*id).map_or_else(|| id.to_string(), |app| app.name.to_string());
+            format!("app=\"{app}\",region=\"{region}\",host=\"{host}\"")
+        };
+        let labels: BTreeMap<AppId, String> = apps.keys().map(|id| (*id, label(id))).collect();
+        let mut out = String::new();
+        let mut family = |name: &str, kind: &str, help: &str, lines: &[String]| {
+            // Writing to a string can't fail.
+            let _infallible = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+            lines.iter().for_each(|line| {
+                out.push_str(line);
+                out.push('\n');
+            });
+        };
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let each = |name: &str, counter: fn(&AppCounters) -> &AtomicU64| -> Vec<String> {
+            apps.iter().map(|(id, app)| format!("{name}{{{}}} {}", labels[id], read(counter(app)))).collect()
+        };
+        let mut lines = Vec::new();
+        for (id, app) in apps.iter() {
+            for (index, count) in app.responses.iter().enumerate().filter(|(_, count)| read(count) > 0) {
+                let status = if index == STATUSES { "other".to_owned() } else { (index + 100).to_string() };
+                lines.push(format!(
+                    "fly_edge_http_responses_count{{{},status=\"{status}\"}} {}",
+                    labels[id],
+                    read(count)
+                ));
+            }
+        }
+        family("fly_edge_http_responses_count", "counter", "Responses to clients.", &lines);
+        lines.clear();
+        for (id, app) in apps.iter() {
+            let mut sum = 0;
+            for (bucket, count) in app.time.iter().enumerate() {
+                sum += read(count);
+                let bound = BUCKETS.get(bucket).map_or_else(|| "+Inf".to_owned(), f64::to_string);
+                lines.push(format!(
+                    "fly_edge_http_response_time_seconds_bucket{{{},le=\"{bound}\"}} {sum}",
+                    labels[id]
+                ));
+            }
+            let seconds = read(&app.time_us) as f64 / 1e6;
+            lines.push(format!("fly_edge_http_response_time_seconds_sum{{{}}} {seconds}", labels[id]));
+            lines.push(format!("fly_edge_http_response_time_seconds_count{{{}}} {sum}", labels[id]));
+        }
+        family(
+            "fly_edge_http_response_time_seconds",
+            "histogram",
+            "Time from a request's head to the end of its response.",
+            &lines,
+        );
+        for (name, help, counter) in [
+            (
+                "fly_edge_tcp_connects_count",
+                "Connections of clients.",
+                (|app| &app.connects) as fn(&AppCounters) -> &AtomicU64,
+            ),
+            ("fly_edge_data_in", "Bytes from clients.", |app| &app.data_in),
+            ("fly_edge_data_out", "Bytes to clients.", |app| &app.data_out),
+        ] {
+            family(name, "counter", help, &each(name, counter));
+        }
+        let machines = local.load();
+        let concurrency: Vec<String> = machines
+            .values()
+            .map(|machine| {
+                let load: u32 = machine.slots.iter().map(|slots| slots.in_flight()).sum();
+                format!("fly_app_concurrency{{{},instance=\"{}\"}} {load}", label(&machine.app), machine.id)
+            })
+            .collect();
+        family(
+            "fly_app_concurrency",
+            "gauge",
+            "Requests or connections in flight at a Machine.",
+            &concurrency,
+        );
+        for (name, help, counter) in [
+            ("skein_edge_closed_at_once_count", "Connections closed at once.", &self.closed_at_once),
+            ("skein_edge_malformed_count", "Connections ended by malformed HTTP.", &self.malformed),
+            ("skein_edge_retries_count", "Attempts after a failure or refusal.", &self.retries),
+            ("skein_edge_replays_count", "Replays that apps asked for.", &self.replays),
+        ] {
+            family(
+                name,
+                "counter",
+                help,
+                &[format!("{name}{{region=\"{region}\",host=\"{host}\"}} {}", read(counter))],
+            );
+        }
+        out
+    }
+}

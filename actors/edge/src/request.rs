@@ -1,0 +1,413 @@
+//! A client's request from head to response: app, headers, decision, attempts, replays.
+//!
+//! It loads one snapshot and keeps it. What goes wrong becomes a [`Reply`] in one place.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version, request};
+use hyper::body::{Body, Incoming};
+use skein_cluster::clock;
+use skein_cluster::entropy::Entropy;
+use skein_core::balance::{self, Candidate, Constraint, Pick};
+use skein_core::code::ErrorCode;
+use skein_core::headers::{self, FLY_PREFER_REGION, FLY_REPLAY_SRC, Forward};
+use skein_core::machine::HttpResponseOptions;
+use skein_core::retry::{self, Attempted, Failure, Next};
+use skein_core::service::HandlerChain;
+use skein_core::snapshot::{AppView, Snapshot};
+use skein_core::wire::RefuseReason;
+use skein_core::{MachineId, Random, RequestId, attr, replay};
+use ulid::Ulid;
+
+use crate::access::Access;
+use crate::attempt::{Aim, Answered, Exchange, Failed, Outcome};
+use crate::body::{KeptBody, NotKept};
+use crate::client_body::{Answer, ClientBody, Held};
+use crate::connection::{Connection, Ends};
+use crate::core::Core;
+use crate::hosts;
+use crate::reply::Reply;
+use crate::trace::Trace;
+
+/// Bytes of a refused request that are read, so that the client reads the answer before it finds the
+/// connection closed.
+const LINGER_BYTES: usize = 4 << 20;
+/// How long that may take.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// Times a Machine may close an old connection under one request before it counts as failed.
+const MAX_STALE: u32 = 3;
+
+/// Answers a client's request.
+pub(crate) async fn handle(connection: &Arc<Connection>, request: Request<Incoming>) -> Response<ClientBody> {
+    let (core, ends) = (&*connection.core, connection.ends);
+    let mut rng = Entropy::default();
+    let start_us = clock::unix_us();
+    let (parts, incoming) = request.into_parts();
+    let request_id = request_id(core, start_us / 1000, &mut rng);
+    let trace = begin(core, ends, &parts, &request_id, start_us / 1000, &mut rng);
+    let mut access = Access {
+        started: clock::now(),
+        connection: Arc::clone(connection),
+        method: parts.method.clone(),
+        uri: parts.uri.clone(),
+        request_id: Arc::clone(&request_id),
+        app: None,
+        status: None,
+        code: None,
+        machine: None,
+        attempts: 0,
+        replays: 0,
+        sent: 0,
+        complete: false,
+        trace: trace.clone(),
+    };
+    let version = parts.version;
+    let snapshot = core.reader.load();
+    let prepared = prepare(core, &snapshot, ends, parts, incoming, &request_id, start_us, &mut access);
+    let (mut exchange, app) = match prepared {
+        Ok(prepared) => prepared,
+        Err((reply, asked)) => return own(core, &reply, &asked, version, access),
+    };
+    match proxy(core, &snapshot, app, &mut exchange, &mut access, &mut rng).await {
+        Ok((answered, options)) => {
+            let Answered { mut head, answer, held, .. } = answered;
+            headers::to_client(&mut head.headers, version, &core.server, &request_id, options);
+            head.version = Version::HTTP_11;
+            access.status = Some(head.status.as_u16());
+            let promised =
+                head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+            Response::from_parts(head, ClientBody::new(answer, promised, access, held))
+        }
+        Err(reply) => {
+            if let (Some(body), false) = (&exchange.body, exchange.expects) {
+                // A client that is still sending meets the answer only once it is done, or given up.
+                let _gave_up = tokio::time::timeout(LINGER, body.discard(LINGER_BYTES)).await;
+            }
+            own(core, &reply, &exchange.headers, version, access)
+        }
+    }
+}
+
+fn request_id(core: &Core, now_ms: u64, rng: &mut Entropy) -> Arc<str> {
+    let random = (u128::from(rng.next_u64()) << 64) | u128::from(rng.next_u64());
+    let id = RequestId { ulid: Ulid::from_parts(now_ms, random), region: core.config.region };
+    id.to_string().into()
+}
+
+fn begin(
+    core: &Core,
+    ends: Ends,
+    parts: &request::Parts,
+    request_id: &Arc<str>,
+    now_ms: u64,
+    rng: &mut Entropy,
+) -> Trace {
+    let method = parts.method.as_str();
+    let trace = Trace::begin(&parts.headers, method, &core.sampler, now_ms, rng);
+    trace.set(attr::METHOD, || method.to_owned());
+    trace.set(attr::SCHEME, || "http");
+    trace.set(attr::PATH, || parts.uri.path().to_owned());
+    trace.set(attr::CLIENT, || ends.client.ip().to_string());
+    trace.set(attr::SERVER_ADDRESS, || ends.public.ip().to_string());
+    trace.set(attr::SERVER_PORT, || i64::from(ends.public.port()));
+    trace.set(attr::PROTOCOL_VERSION, || if parts.version == Version::HTTP_10 { "1.0" } else { "1.1" });
+    trace.set(attr::REQUEST_ID, || request_id.to_string());
+    trace.set(attr::NODE, || core.config.node_name.to_string());
+    trace.set(attr::REGION, || core.config.region.to_string());
+    trace
+}
+
+/// Finds the app and makes the request that its Machine will see.
+#[expect(clippy::too_many_arguments, reason = "all that is known of a request meets here once")]
+#[expect(clippy::result_large_err, reason = "the client's headers go back to whoever answers")]
+fn prepare<'s>(
+    core: &Core,
+    snapshot: &'s Snapshot,
+    ends: Ends,
+    parts: request::Parts,
+    incoming: Incoming,
+    request_id: &Arc<str>,
+    start_us: u64,
+    access: &mut Access,
+) -> Result<(Exchange, &'s Arc<AppView>), (Reply, HeaderMap)> {
+    let request::Parts { method, uri, version, mut headers, .. } = parts;
+    if core.worker.is_draining() {
+        return Err((Reply::Code(ErrorCode::PE01, None), headers));
+    }
+    if method == Method::CONNECT {
+        return Err((Reply::Connect, headers));
+    }
+    let found = hosts::host(&uri, &headers).or_else(|reply| {
+        // HTTP/1.0 knows no Host; a dedicated address needs none.
+        let dedicated = version == Version::HTTP_10 && !headers.contains_key(HOST);
+        if dedicated { Ok(String::new()) } else { Err(reply) }
+    });
+    let found = found.and_then(|host| Ok((hosts::app(snapshot, ends.public.ip(), &host)?, host)));
+    let (app, host) = match found {
+        Ok(found) => found,
+        Err(reply) => return Err((reply, headers)),
+    };
+    let counters = core.metrics.app(app.app.id);
+    access.connection.met(&counters);
+    access.app = Some((app.app.name.clone(), counters));
+    access.trace.set(attr::APP, || app.app.name.to_string());
+    let port = ends.public.port();
+    let Some((HandlerChain::Http, settings)) = hosts::service(app, port) else {
+        return Err((Reply::NoService(port), headers));
+    };
+    let target = uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string);
+    if settings.force_https {
+        return Err((Reply::Https(format!("https://{host}{target}")), headers));
+    }
+    if let Some(authority) = uri.authority() {
+        // RFC 9112 section 3.2.2: what the target names stands for Host.
+        if let Ok(value) = HeaderValue::from_str(authority.as_str()) {
+            headers.insert(HOST, value);
+        }
+    }
+    let chunked = headers.contains_key(TRANSFER_ENCODING);
+    // The edge answers 100 itself, once the body is wanted.
+    let expects = headers.remove(EXPECT).is_some();
+    let forward = Forward {
+        client: ends.client,
+        public: ends.public,
+        region: core.config.region,
+        request_id,
+        tls: false,
+        version,
+        start_us,
+    };
+    if let Err(headers::Loop(passes)) = headers::to_machine(&mut headers, &forward) {
+        return Err((Reply::Loop(passes), headers));
+    }
+    let body = (!incoming.is_end_stream())
+        .then(|| KeptBody::new(incoming, core.config.replay_buffer, Arc::clone(&core.budget)));
+    if chunked && body.is_some() {
+        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    let target: Uri = target.parse().unwrap_or(Uri::from_static("/"));
+    let deadline = clock::now() + core.config.route_timeout;
+    let request_id = Arc::clone(request_id);
+    Ok((Exchange { ends, method, target, headers, body, expects, request_id, deadline }, app))
+}
+
+/// What is known of a request's way so far.
+struct Route<'s> {
+    app: &'s Arc<AppView>,
+    constraint: Constraint,
+    /// Since the last replay.
+    failed: u32,
+    refused: u32,
+    stale: u32,
+    last: Option<ErrorCode>,
+}
+
+/// Sends the request to Machines until one answers without an instruction.
+async fn proxy<'s>(
+    core: &Core,
+    snapshot: &'s Snapshot,
+    app: &'s Arc<AppView>,
+    exchange: &mut Exchange,
+    access: &mut Access,
+    rng: &mut Entropy,
+) -> Result<(Answered, Option<&'s HttpResponseOptions>), Reply> {
+    let prefer = exchange.headers.get(FLY_PREFER_REGION).and_then(|value| value.to_str().ok());
+    let prefer = prefer.map(|value| balance::named_regions(value, &core.regions)).unwrap_or_default();
+    let constraint = Constraint { prefer, ..Constraint::default() };
+    let mut route = Route { app, constraint, failed: 0, refused: 0, stale: 0, last: None };
+    loop {
+        let (pick, alternatives) = decide(core, snapshot, &route, exchange, &access.trace, rng)?;
+        let machine = pick.candidate.machine;
+        let in_flight = machine.estimate.enter();
+        access.machine = Some((machine.record.id, machine.node));
+        access.attempts += 1;
+        let aim = Aim { app: route.app.app.id, machine, alternatives };
+        let outcome = if machine.node == core.config.node {
+            exchange.local(core, aim, &access.trace, access.attempts - 1).await
+        } else {
+            exchange.remote(core, aim, &access.trace).await
+        };
+        let mut answered = match outcome {
+            Outcome::Answered(answered) => *answered,
+            Outcome::Failed(failed) => {
+                drop(in_flight);
+                after_failure(core, &mut route, exchange, &failed, &pick)?;
+                core.metrics.retries.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                continue;
+            }
+        };
+        machine.estimate.tell(answered.load, core.now_ms());
+        if answered.head.status == http::StatusCode::SWITCHING_PROTOCOLS {
+            // Nobody asked for it: `Upgrade` never crosses.
+            return Err(Reply::Code(ErrorCode::PU01, None));
+        }
+        let Some(instruction) = answered.head.headers.get(replay::HEADER).cloned() else {
+            if let Some(body) = &exchange.body {
+                body.settle();
+            }
+            answered.held.in_flight = Some(in_flight);
+            return Ok((answered, options(&pick, exchange)));
+        };
+        drop((answered, in_flight));
+        replayed(core, snapshot, &mut route, exchange, access, instruction.as_bytes(), &pick).await?;
+    }
+}
+
+fn options<'s>(pick: &Pick<'s>, exchange: &Exchange) -> Option<&'s HttpResponseOptions> {
+    let service = pick.candidate.machine.config.as_ref()?.services.get(pick.candidate.service)?;
+    service.port(exchange.ends.public.port())?.http_options.as_ref()?.response.as_ref()
+}
+
+/// Picks a Machine; also says whether another one could be tried should its node fall silent.
+fn decide<'s>(
+    core: &Core,
+    snapshot: &'s Snapshot,
+    route: &Route<'s>,
+    exchange: &Exchange,
+    trace: &Trace,
+    rng: &mut Entropy,
+) -> Result<(Pick<'s>, bool), Reply> {
+    let span = trace.route();
+    let port = exchange.ends.public.port();
+    let app: &'s AppView = route.app;
+    let verdicts = balance::candidates(app, snapshot, port, &route.constraint, &*core.peers, core.now_ms());
+    let candidates: Vec<Candidate<'s>> = verdicts.iter().filter_map(|(_, verdict)| (*verdict).ok()).collect();
+    span.set(attr::ROUTE_CANDIDATES, || i64::try_from(candidates.len()).unwrap_or(i64::MAX));
+    span.set(attr::SNAPSHOT_VERSION, || i64::try_from(snapshot.version).unwrap_or(i64::MAX));
+    let Some(pick) = balance::pick(&candidates, &route.constraint, &core.regions, rng) else {
+        let code = route.last.unwrap_or_else(|| no_candidate(app, route.constraint.machine));
+        span.fail(code.as_str());
+        return Err(Reply::Code(code, None));
+    };
+    span.set(attr::ROUTE_REASON, || pick.reason.as_str());
+    span.set(attr::MACHINE, || pick.candidate.machine.record.id.to_string());
+    span.set(attr::REGION, || pick.candidate.machine.region.to_string());
+    let lively = |other: &&Candidate<'_>| {
+        other.machine.record.id != pick.candidate.machine.record.id && other.alive && !other.suspect
+    };
+    let alternatives = !pick.candidate.suspect && candidates.iter().any(|other| lively(&other));
+    Ok((pick, alternatives))
+}
+
+fn no_candidate(app: &AppView, machine: Option<MachineId>) -> ErrorCode {
+    match machine {
+        Some(id) if !app.machines.keys().any(|(machine, _)| *machine == id) => ErrorCode::PR02,
+        Some(_) | None => ErrorCode::PR01,
+    }
+}
+
+/// Makes the route ready for the next attempt.
+fn after_failure(
+    core: &Core,
+    route: &mut Route<'_>,
+    exchange: &Exchange,
+    failed: &Failed,
+    pick: &Pick<'_>,
+) -> Result<(), Reply> {
+    let machine = pick.candidate.machine;
+    if let Some(load) = failed.load {
+        machine.estimate.tell(load, core.now_ms());
+    }
+    match failed.failure {
+        Failure::Refused(_) => route.refused += 1,
+        Failure::Unreachable | Failure::Broken { .. } => route.failed += 1,
+    }
+    let so_far = Attempted {
+        attempts: route.failed,
+        refusals: route.refused,
+        idempotent: retry::is_idempotent(&exchange.method),
+        replayable: exchange.body.as_ref().is_none_or(KeptBody::is_replayable),
+        left: exchange.left(),
+    };
+    tracing::debug!(
+        request = &*exchange.request_id, machine = %machine.record.id, failure = ?failed.failure, "attempt failed"
+    );
+    match retry::after_failure(failed.failure, so_far) {
+        Next::Answer(code) => Err(Reply::Code(code, None)),
+        Next::Retry => {
+            route.stale += u32::from(failed.stale);
+            if !failed.stale || route.stale > MAX_STALE {
+                route.constraint.exclude.push(machine.record.id);
+            }
+            let full = failed.failure == Failure::Refused(RefuseReason::Full);
+            route.last = Some(match (failed.failure, route.last) {
+                // Whatever came later: a Machine that is only full is the most hopeful word.
+                (_, Some(ErrorCode::PR04)) => ErrorCode::PR04,
+                _ if full => ErrorCode::PR04,
+                (Failure::Refused(reason), _) => retry::refusal_code(reason),
+                (Failure::Unreachable, _) => ErrorCode::PM02,
+                (Failure::Broken { code, .. }, _) => code,
+            });
+            Ok(())
+        }
+    }
+}
+
+/// Follows an app's instruction (SPEC RPL-1, RPL-4, RPL-5).
+async fn replayed<'s>(
+    core: &Core,
+    snapshot: &'s Snapshot,
+    route: &mut Route<'s>,
+    exchange: &mut Exchange,
+    access: &mut Access,
+    instruction: &[u8],
+    pick: &Pick<'s>,
+) -> Result<(), Reply> {
+    if access.replays >= replay::MAX_REPLAYS {
+        return Err(Reply::Code(ErrorCode::PA02, None));
+    }
+    access.replays += 1;
+    core.metrics.replays.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let wanted = replay::parse(instruction, &core.regions)
+        .map_err(|error| Reply::Code(ErrorCode::PA03, Some(error.to_string())))?;
+    let source = pick.candidate.machine;
+    let target = replay::resolve(&wanted, route.app, source.record.id, snapshot)
+        .map_err(|refusal| Reply::Code(refusal.code(), Some(refusal.to_string())))?;
+    let app = snapshot.apps.get(&target.app).ok_or(Reply::Code(ErrorCode::PA05, None))?;
+    if let Some(body) = &exchange.body {
+        let limit = core.config.replay_buffer;
+        match tokio::time::timeout(exchange.left(), body.complete()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(NotKept::Limit)) => {
+                let more = format!("the limit is {limit} bytes");
+                return Err(Reply::Code(ErrorCode::PA01, Some(more)));
+            }
+            Ok(Err(NotKept::Budget)) => {
+                let more = "the node's budget for such bodies is spent (budget); try again".to_owned();
+                return Err(Reply::Code(ErrorCode::PA01, Some(more)));
+            }
+            Ok(Err(NotKept::Client)) | Err(_) => return Err(Reply::Code(ErrorCode::PU03, None)),
+        }
+    }
+    let src = replay::src_header(source.record.id, source.region, clock::unix_us(), wanted.state.as_deref());
+    let src = HeaderValue::from_str(&src)
+        .map_err(|_| Reply::Code(ErrorCode::PA03, Some("the state is no header value".to_owned())))?;
+    exchange.headers.insert(FLY_REPLAY_SRC, src);
+    let hop = access.replays;
+    let span = access.trace.route();
+    span.set(attr::REPLAY_HOP, || i64::from(hop));
+    span.set(attr::REPLAY_KIND, || wanted.kind());
+    *route = Route { app, constraint: target.constraint, failed: 0, refused: 0, stale: 0, last: None };
+    Ok(())
+}
+
+/// A response that the proxy makes itself.
+fn own(
+    core: &Core,
+    reply: &Reply,
+    asked: &HeaderMap,
+    version: Version,
+    mut access: Access,
+) -> Response<ClientBody> {
+    access.status = Some(reply.status().as_u16());
+    access.code = reply.code();
+    let response = reply.response(asked, version, &core.server, &access.request_id);
+    let (head, body): (_, Bytes) = response.into_parts();
+    let promised = Some(body.len() as u64);
+    let answer = Answer::Own(Some(body).filter(|body| !body.is_empty()));
+    Response::from_parts(head, ClientBody::new(answer, promised, access, Held::default()))
+}

@@ -1,0 +1,167 @@
+//! The worker's end of a stream: what another node's edge sends is served like a local request.
+
+use std::pin::pin;
+
+use http::header::TRANSFER_ENCODING;
+use http::{Method, Request, Uri};
+use skein_cluster::backhaul::{FrameReceiver, FrameSender, FrameStream};
+use skein_core::code::ErrorCode;
+use skein_core::headers::TRACEPARENT;
+use skein_core::wire::{Admitted, Frame, Preamble, Protocol, RequestHead, Reset, ResponseHead};
+use skein_core::{NodeNumber, attr};
+
+use crate::attempt::{has_body, machine_span, note_status};
+use crate::body::RequestBody;
+use crate::core::Core;
+use crate::frames::{self, FrameBody, PumpError, pump};
+use crate::trace::Trace;
+use crate::worker::{Failure, Seat};
+
+/// Serves a request or connection that `peer` sent for a Machine of this node.
+pub(crate) async fn serve(core: &Core, peer: NodeNumber, preamble: Preamble, stream: FrameStream) {
+    let _passage = core.gate.enter();
+    let tokens = core.gate.tokens();
+    let (mut sender, receiver) = stream.split();
+    let ended = match preamble.protocol {
+        Protocol::Http => {
+            let served = http(core, &preamble, &mut sender, receiver);
+            tokio::select! {
+                biased;
+                () = tokens.forced.cancelled() => Ok(()),
+                ended = served => ended,
+            }
+        }
+        Protocol::Tcp => {
+            crate::raw::serve(core, &preamble, sender, receiver).await;
+            return;
+        }
+    };
+    if let Err(error) = ended {
+        // The edge sees the same end and answers its client.
+        tracing::debug!(%peer, request = preamble.request_id, ?error, "stream ended early");
+    }
+}
+
+async fn http(
+    core: &Core,
+    preamble: &Preamble,
+    sender: &mut FrameSender,
+    mut receiver: FrameReceiver,
+) -> Result<(), PumpError> {
+    let trace = preamble.traceparent.as_deref().and_then(Trace::resume);
+    if let Some(trace) = &trace {
+        trace.set(attr::REQUEST_ID, || preamble.request_id.clone());
+        trace.set(attr::NODE, || core.config.node_name.to_string());
+        trace.set(attr::REGION, || core.config.region.to_string());
+    }
+    let seat = match core.worker.seat(preamble.app, preamble.port, preamble.target, preamble.hops).await {
+        Ok(seat) => seat,
+        Err(refused) => {
+            if let Some(trace) = &trace {
+                trace.fail("refused");
+            }
+            sender.send(Frame::Refused(refused)).await.map_err(PumpError::Stream)?;
+            // As in `frames::end`.
+            let _closed = sender.finish();
+            return Ok(());
+        }
+    };
+    let admitted = Admitted { machine: seat.machine(), load: seat.load() };
+    sender.send(Frame::Admitted(admitted)).await.map_err(PumpError::Stream)?;
+    let head = match receiver.next().await.map_err(PumpError::Stream)? {
+        Some(Frame::RequestHead(head)) => head,
+        _ => return reset(sender, ErrorCode::PU03, false).await,
+    };
+    let span = trace.as_ref().map(|trace| machine_span(trace, &head.method, &seat, 0));
+    let Some(request) = request(&head, preamble, span.as_ref(), receiver) else {
+        return reset(sender, ErrorCode::PU03, false).await;
+    };
+    exchange(seat, request, span.as_ref(), sender).await
+}
+
+/// Sends the request to the Machine and its response to the edge.
+async fn exchange(
+    seat: Seat,
+    request: Request<RequestBody>,
+    span: Option<&Trace>,
+    sender: &mut FrameSender,
+) -> Result<(), PumpError> {
+    let answered = {
+        let mut answered = pin!(seat.send(request));
+        tokio::select! {
+            biased;
+            answered = &mut answered => answered,
+            // The edge has lost its client, or gave this attempt up: so does the Machine's connection.
+            error = sender.stopped() => return Err(PumpError::Stream(error)),
+        }
+    };
+    let (response, load) = match answered {
+        Ok(answered) => answered,
+        Err(Failure { code, reached_app, stale }) => {
+            if let Some(span) = span {
+                span.fail(code.as_str());
+            }
+            tracing::debug!(%code, reached_app, stale, "a Machine did not answer");
+            return reset(sender, code, reached_app).await;
+        }
+    };
+    let (head, body) = response.into_parts();
+    if let Some(span) = span {
+        note_status(span, head.status);
+    }
+    let head = ResponseHead { status: head.status.as_u16(), headers: frames::to_pairs(&head.headers), load };
+    if http_body::Body::is_end_stream(&body) {
+        let whole = [Frame::ResponseHead(head), Frame::Trailers(Vec::new())];
+        sender.send_all(whole).await.map_err(PumpError::Stream)?;
+        // As in `frames::end`.
+        let _closed = sender.finish();
+        return Ok(());
+    }
+    sender.send(Frame::ResponseHead(head)).await.map_err(PumpError::Stream)?;
+    match pump(body, sender).await {
+        Err(PumpError::Body(_)) => {
+            if let Some(span) = span {
+                span.fail(ErrorCode::PU04.as_str());
+            }
+            reset(sender, ErrorCode::PU04, true).await
+        }
+        ended => ended,
+    }
+}
+
+async fn reset(sender: &mut FrameSender, code: ErrorCode, reached_app: bool) -> Result<(), PumpError> {
+    sender.send(Frame::Reset(Reset { code, reached_app })).await.map_err(PumpError::Stream)?;
+    // As in `frames::end`.
+    let _closed = sender.finish();
+    Ok(())
+}
+
+fn request(
+    head: &RequestHead,
+    preamble: &Preamble,
+    span: Option<&Trace>,
+    receiver: FrameReceiver,
+) -> Option<Request<RequestBody>> {
+    let mut headers = frames::to_map(&head.headers);
+    match span.and_then(Trace::header) {
+        Some(context) => drop(headers.insert(TRACEPARENT, context)),
+        // The edge traces and this node does not: the Machine goes on from the edge's span.
+        None => {
+            if let Some(context) = preamble.traceparent.as_deref().and_then(|text| text.parse().ok()) {
+                headers.insert(TRACEPARENT, context);
+            }
+        }
+    }
+    let body = match has_body(&headers) {
+        true => RequestBody::frames(FrameBody::new(receiver)),
+        false => {
+            headers.remove(TRANSFER_ENCODING);
+            RequestBody::empty()
+        }
+    };
+    let mut request = Request::new(body);
+    *request.method_mut() = Method::from_bytes(head.method.as_bytes()).ok()?;
+    *request.uri_mut() = head.target.parse::<Uri>().ok()?;
+    *request.headers_mut() = headers;
+    Some(request)
+}

@@ -1,0 +1,4 @@
+//! Connections to Machines.
+
+pub(crate) mod connect;
+pub(crate) mod pool;

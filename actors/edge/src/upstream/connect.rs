@@ -1,0 +1,65 @@
+//! Makes connections to Machines.
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use skein_core::code::ErrorCode;
+use tokio::net::TcpStream;
+use tokio_util::task::TaskTracker;
+
+use crate::upstream::pool::Sender;
+
+/// A TCP connection to a Machine.
+///
+/// # Errors
+/// The code that names what happened.
+pub(crate) async fn tcp(address: SocketAddr, timeout: Duration) -> Result<TcpStream, ErrorCode> {
+    let stream = tokio::time::timeout(timeout, TcpStream::connect(address))
+        .await
+        .map_err(|_| ErrorCode::PC05)?
+        .map_err(|error| code(&error))?;
+    // Only delays small writes if it fails.
+    let _slower = stream.set_nodelay(true);
+    Ok(stream)
+}
+
+/// A connection that speaks HTTP/1.1; `tasks` owns the task that drives it.
+///
+/// # Errors
+/// The code that names what happened.
+pub(crate) async fn http1(
+    address: SocketAddr,
+    timeout: Duration,
+    max_head: usize,
+    tasks: &TaskTracker,
+) -> Result<Sender, ErrorCode> {
+    let stream = tcp(address, timeout).await?;
+    let (sender, connection) = hyper::client::conn::http1::Builder::new()
+        .max_buf_size(max_head.max(8192))
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|_| ErrorCode::PC06)?;
+    tasks.spawn(async move {
+        if let Err(error) = connection.await {
+            // The request on it met the same error and answers for it.
+            tracing::debug!(%address, %error, "connection to a Machine ended");
+        }
+    });
+    Ok(sender)
+}
+
+fn code(error: &std::io::Error) -> ErrorCode {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "io::ErrorKind is open")]
+    match error.kind() {
+        ErrorKind::ConnectionRefused => ErrorCode::PC01,
+        ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted => ErrorCode::PC02,
+        ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable | ErrorKind::AddrNotAvailable => {
+            ErrorCode::PC03
+        }
+        ErrorKind::TimedOut => ErrorCode::PC05,
+        ErrorKind::UnexpectedEof => ErrorCode::PC08,
+        _ => ErrorCode::PC07,
+    }
+}

@@ -1,0 +1,343 @@
+//! The worker: takes requests for the Machines of this node (SPEC LB-5, LB-6, HTTP-10).
+//!
+//! It is the truth about a Machine: it admits by one compare-and-swap and makes the connection
+//! before anything of a body is read, so whatever it refuses can go elsewhere whole. Requests of this
+//! node's own edge and of other edges take the same way.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::{Request, Response, Version};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use skein_cluster::{LocalMachine, LocalReader, clock};
+use skein_core::code::ErrorCode;
+use skein_core::load::Permit;
+use skein_core::machine::MachineState;
+use skein_core::wire::{RefuseReason, Refused, Target};
+use skein_core::{AppId, MachineId};
+use tokio_util::task::TaskTracker;
+
+use crate::body::{BodyError, RequestBody};
+use crate::config::EdgeConfig;
+use crate::upstream::connect;
+use crate::upstream::pool::{Pool, Sender};
+
+/// Nodes that a request may have passed before this one; a relay adds one (DESIGN section 4).
+const MAX_HOPS: u8 = 2;
+
+#[derive(Debug)]
+pub(crate) struct Worker {
+    local: LocalReader,
+    pool: Arc<Pool>,
+    tasks: TaskTracker,
+    draining: AtomicBool,
+    connect_timeout: std::time::Duration,
+    max_head: usize,
+}
+
+/// A Machine that took a request: its slot, and a connection to it.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    pub(crate) machine: Arc<LocalMachine>,
+    pub(crate) address: SocketAddr,
+    permit: Permit,
+    sender: Sender,
+    /// Whether the connection carried requests before.
+    reused: bool,
+    /// Where the connection goes afterwards; `None` for services that count connections.
+    pool: Option<Arc<Pool>>,
+}
+
+/// Why an admitted request got no response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Failure {
+    pub(crate) code: ErrorCode,
+    /// Whether the app may have seen the request.
+    pub(crate) reached_app: bool,
+    /// Whether the connection was an old one that the Machine may have closed at the same moment:
+    /// then nothing speaks against the Machine.
+    pub(crate) stale: bool,
+}
+
+impl Worker {
+    pub(crate) fn new(config: &EdgeConfig, local: LocalReader) -> Self {
+        let tasks = TaskTracker::new();
+        Self {
+            local,
+            pool: Arc::new(Pool::new(config.upstream_idle, tasks.clone())),
+            tasks,
+            draining: AtomicBool::new(false),
+            connect_timeout: config.connect_timeout,
+            max_head: config.max_head,
+        }
+    }
+
+    pub(crate) fn local(&self) -> &LocalReader {
+        &self.local
+    }
+
+    pub(crate) fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Owns the tasks that drive connections and send bodies.
+    pub(crate) fn tasks(&self) -> &TaskTracker {
+        &self.tasks
+    }
+
+    pub(crate) fn set_draining(&self, draining: bool) {
+        self.draining.store(draining, Ordering::Release);
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// Takes a request or connection for a Machine of the app: finds the Machine, takes a slot.
+    ///
+    /// # Errors
+    /// [`Refused`]: nothing reached the Machine.
+    pub(crate) fn admit(
+        &self,
+        app: AppId,
+        port: u16,
+        target: Target,
+        hops: u8,
+    ) -> Result<(Arc<LocalMachine>, usize, Permit), Refused> {
+        let refuse = |reason| Refused { reason, age_ms: 0, load: 0 };
+        if hops > MAX_HOPS {
+            return Err(refuse(RefuseReason::Hops));
+        }
+        if self.is_draining() {
+            return Err(refuse(RefuseReason::Draining));
+        }
+        let machines = self.local.load();
+        match target {
+            Target::Machine(id) => {
+                let machine = machines.get(&id).filter(|machine| machine.app == app);
+                let machine = machine.ok_or_else(|| refuse(RefuseReason::Unknown))?;
+                take(machine, port)
+            }
+            Target::Any => {
+                let mut mine: Vec<_> = machines.values().filter(|machine| machine.app == app).collect();
+                mine.sort_by_key(|machine| load(machine, port));
+                let mut last = refuse(RefuseReason::Unknown);
+                for machine in mine {
+                    match take(machine, port) {
+                        Ok(taken) => return Ok(taken),
+                        // What is full may have room soon: the most hopeful reason is told.
+                        Err(refused) if last.reason != RefuseReason::Full => last = refused,
+                        Err(_) => {}
+                    }
+                }
+                Err(last)
+            }
+        }
+    }
+
+    /// Takes a request: a Machine, a slot, and a connection that is ready for a head.
+    ///
+    /// # Errors
+    /// [`Refused`]: nothing reached the Machine.
+    pub(crate) async fn seat(
+        &self,
+        app: AppId,
+        port: u16,
+        target: Target,
+        hops: u8,
+    ) -> Result<Seat, Refused> {
+        let (machine, service, permit) = self.admit(app, port, target, hops)?;
+        let (address, pooled) = endpoint(&machine, service, permit.in_flight())?;
+        let pool = pooled.then(|| Arc::clone(&self.pool));
+        if let Some(pool) = &pool {
+            while let Some(mut sender) = pool.take(address, clock::now()) {
+                if sender.ready().await.is_ok() {
+                    let pool = Some(Arc::clone(pool));
+                    return Ok(Seat { machine, address, permit, sender, reused: true, pool });
+                }
+            }
+        }
+        match connect::http1(address, self.connect_timeout, self.max_head, &self.tasks).await {
+            Ok(sender) => Ok(Seat { machine, address, permit, sender, reused: false, pool }),
+            Err(code) => {
+                Err(Refused { reason: RefuseReason::Connect(code), age_ms: 0, load: permit.in_flight() - 1 })
+            }
+        }
+    }
+
+    /// Takes a raw connection.
+    ///
+    /// # Errors
+    /// [`Refused`]: nothing reached the Machine.
+    pub(crate) async fn raw(
+        &self,
+        app: AppId,
+        port: u16,
+        target: Target,
+        hops: u8,
+    ) -> Result<(Arc<LocalMachine>, Permit, tokio::net::TcpStream), Refused> {
+        let (machine, service, permit) = self.admit(app, port, target, hops)?;
+        let (address, _) = endpoint(&machine, service, permit.in_flight())?;
+        let stream = connect::tcp(address, self.connect_timeout).await.map_err(|code| Refused {
+            reason: RefuseReason::Connect(code),
+            age_ms: 0,
+            load: permit.in_flight() - 1,
+        })?;
+        Ok((machine, permit, stream))
+    }
+}
+
+/// The address of a service, and whether its connections are kept for further requests.
+fn endpoint(machine: &LocalMachine, service: usize, load: u32) -> Result<(SocketAddr, bool), Refused> {
+    let refused = Refused { reason: RefuseReason::NoService, age_ms: 0, load };
+    let service = machine.config.services.get(service).ok_or(refused.clone())?;
+    let address = machine.upstream.address(service.internal_port).ok_or(refused)?;
+    Ok((address, service.counts_requests()))
+}
+
+/// In flight ÷ soft limit in millionths: orders the Machines of one node.
+fn load(machine: &LocalMachine, port: u16) -> u64 {
+    let Some((index, service, _)) = machine.config.tcp_service(port) else { return u64::MAX };
+    let in_flight = machine.slots.get(index).map_or(0, |slots| slots.in_flight());
+    u64::from(in_flight) * 1_000_000 / u64::from(service.limits().soft.max(1))
+}
+
+fn take(machine: &Arc<LocalMachine>, port: u16) -> Result<(Arc<LocalMachine>, usize, Permit), Refused> {
+    let age_ms = clock::now().saturating_duration_since(machine.since).as_millis() as u64;
+    let refuse = |reason, load| Refused { reason, age_ms, load };
+    if machine.state != MachineState::Started {
+        return Err(refuse(RefuseReason::Stopped, 0));
+    }
+    if machine.cordoned {
+        return Err(refuse(RefuseReason::Cordoned, 0));
+    }
+    if !machine.healthy {
+        return Err(refuse(RefuseReason::Unhealthy, 0));
+    }
+    let (index, service, _) =
+        machine.config.tcp_service(port).ok_or_else(|| refuse(RefuseReason::NoService, 0))?;
+    let slots = machine.slots.get(index).ok_or_else(|| refuse(RefuseReason::NoService, 0))?;
+    match slots.try_acquire(service.limits().hard) {
+        Some(permit) => Ok((Arc::clone(machine), index, permit)),
+        None => Err(Refused { reason: RefuseReason::Full, age_ms: 0, load: slots.in_flight() }),
+    }
+}
+
+impl Seat {
+    pub(crate) fn machine(&self) -> MachineId {
+        self.machine.id
+    }
+
+    /// What is in flight at the Machine, this request included.
+    pub(crate) fn load(&self) -> u32 {
+        self.permit.in_flight()
+    }
+
+    /// Sends the request and waits for the response's head; also says what was in flight then.
+    ///
+    /// # Errors
+    /// [`Failure`]; the slot is given back.
+    pub(crate) async fn send(
+        mut self,
+        mut request: Request<RequestBody>,
+    ) -> Result<(Response<MachineBody>, u32), Failure> {
+        // Whatever the client spoke: the Machine gets HTTP/1.1.
+        *request.version_mut() = Version::HTTP_11;
+        let request_done = request.body().done();
+        let response = self.sender.try_send_request(request).await.map_err(|mut error| {
+            let unsent = error.take_message().is_some();
+            failure(&error.into_error(), !unsent, self.reused)
+        })?;
+        let load = self.permit.in_flight();
+        let (head, incoming) = response.into_parts();
+        // A connection that answered HTTP/1.0 is never used again (SPEC HTTP-10).
+        let reusable = head.version == Version::HTTP_11;
+        let sender = Some(self.sender).filter(|_| reusable && self.pool.is_some());
+        let rest = Rest { permit: self.permit, sender, address: self.address, pool: self.pool, request_done };
+        let mut body = MachineBody { incoming, rest: Some(rest) };
+        if body.incoming.is_end_stream() {
+            body.complete();
+        }
+        Ok((Response::from_parts(head, body), load))
+    }
+}
+
+fn failure(error: &hyper::Error, sent: bool, reused: bool) -> Failure {
+    let code = if error.is_parse() {
+        ErrorCode::PU01
+    } else if error.is_user() || error.is_body_write_aborted() {
+        ErrorCode::PU03
+    } else {
+        ErrorCode::PU02
+    };
+    let stale = reused && (!sent || code == ErrorCode::PU02);
+    Failure { code, reached_app: sent, stale }
+}
+
+/// A Machine's response body. The slot is given back when it ends or is dropped; the connection goes
+/// back to the pool only when both sides of the exchange are complete.
+#[derive(Debug)]
+pub(crate) struct MachineBody {
+    incoming: Incoming,
+    rest: Option<Rest>,
+}
+
+#[derive(Debug)]
+struct Rest {
+    permit: Permit,
+    sender: Option<Sender>,
+    address: SocketAddr,
+    pool: Option<Arc<Pool>>,
+    request_done: Option<Arc<AtomicBool>>,
+}
+
+impl MachineBody {
+    fn complete(&mut self) {
+        let Some(Rest { permit, sender, address, pool, request_done }) = self.rest.take() else { return };
+        drop(permit);
+        let request_done = request_done.is_none_or(|done| done.load(Ordering::Acquire));
+        if let (Some(sender), Some(pool), true) = (sender, pool, request_done) {
+            pool.give(address, sender, clock::now());
+        }
+    }
+}
+
+impl Body for MachineBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
+            Some(Ok(frame)) => {
+                if self.incoming.is_end_stream() {
+                    self.complete();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Some(Err(_)) => {
+                self.rest = None;
+                Poll::Ready(Some(Err(BodyError::Upstream)))
+            }
+            None => {
+                self.complete();
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
