@@ -1,0 +1,249 @@
+//! Joining a cluster (SPEC CLU-1): the token pins the authority, the key never leaves the new node.
+//!
+//! One stream on a connection of its own protocol: the request as one codec message, back one codec
+//! message with the certificate or the reason why not.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use quinn::crypto::rustls::QuicClientConfig;
+use quinn::{Connection, Endpoint, VarInt};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::verify_server_cert_signed_by_trust_anchor;
+use rustls::crypto::{CryptoProvider, verify_tls13_signature};
+use rustls::server::ParsedCertificate;
+use rustls::version::TLS13;
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use skein_core::wire::{JOIN_ALPN, JoinReply, JoinRequest};
+use skein_core::{NodeName, RegionCode, codec};
+
+use crate::backhaul::tls::{provider, unusable};
+use crate::backhaul::{Counters, JOINED, Joiner, TlsError};
+use crate::identity::{Identity, IdentityError, NodeKey, sha256};
+use crate::token::{InvalidToken, JoinTokenText};
+
+/// The most bytes of a request or reply.
+const LIMIT: usize = 256 << 10;
+/// How long one member may take: its registry must agree.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// How long a member may take to answer the handshake.
+const DIAL: Duration = Duration::from_secs(4);
+/// How long one who joins may take to send its request or take its answer.
+const GUEST: Duration = Duration::from_secs(5);
+
+/// What a new node says of itself.
+#[derive(Debug, Clone)]
+pub struct JoinArgs {
+    /// Where its key and identity are kept.
+    pub data_dir: PathBuf,
+    /// The wanted name; the cluster makes one when `None`.
+    pub name: Option<NodeName>,
+    /// Its region.
+    pub region: RegionCode,
+    /// Where its backhaul listens.
+    pub backhaul: SocketAddr,
+}
+
+/// Why a node did not join.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum JoinError {
+    /// The text is no join token; who typed it caused it.
+    #[error(transparent)]
+    Token(#[from] InvalidToken),
+    /// The cluster said no: the token is wrong, expired or used up, or the name is taken.
+    #[error("the cluster refused the join: {0}")]
+    Refused(String),
+    /// No member could be asked.
+    #[error("no member of the cluster could be asked to join: {}", .0.join("; "))]
+    Unreachable(Vec<String>),
+    /// What was received or is stored does not fit.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// TLS could not be set up.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+/// Asks the members that the token names, one after the other, and keeps the identity that the first
+/// to answer gives. The node's key is written before anyone is asked.
+///
+/// # Errors
+/// [`JoinError`]. A member's refusal is final; a member that cannot be reached is not.
+pub async fn join(token: &str, args: JoinArgs) -> Result<(Identity, JoinReply), JoinError> {
+    let token: JoinTokenText = token.parse()?;
+    let key = NodeKey::load_or_create(&args.data_dir)?;
+    let (id, secret) = token.credentials();
+    let request = JoinRequest {
+        token: id,
+        secret,
+        name: args.name,
+        region: args.region,
+        csr: key.request().map_err(IdentityError::from)?,
+        backhaul: args.backhaul,
+    };
+    let reply = ask_seeds(&token, &request).await?;
+    if sha256(&reply.authority) != token.authority_sha256 {
+        let reason = "another authority than the token's".to_owned();
+        return Err(IdentityError::Mismatch(reason).into());
+    }
+    let identity = Identity::from_reply(key, &reply)?;
+    identity.save(&args.data_dir)?;
+    Ok((identity, reply))
+}
+
+async fn ask_seeds(token: &JoinTokenText, request: &JoinRequest) -> Result<JoinReply, JoinError> {
+    let config = client_config(token.authority_sha256)?;
+    let mut failures = Vec::new();
+    for seed in &token.seeds {
+        match tokio::time::timeout(PATIENCE, ask(*seed, config.clone(), request)).await {
+            Ok(Ok(Ok(reply))) => return Ok(reply),
+            Ok(Ok(Err(refusal))) => return Err(JoinError::Refused(refusal)),
+            Ok(Err(failure)) => failures.push(format!("{seed}: {failure}")),
+            Err(_) => failures.push(format!("{seed}: no answer in {} s", PATIENCE.as_secs())),
+        }
+    }
+    Err(JoinError::Unreachable(failures))
+}
+
+type Answer = Result<JoinReply, String>;
+
+async fn ask(seed: SocketAddr, config: quinn::ClientConfig, request: &JoinRequest) -> Result<Answer, String> {
+    let any: SocketAddr = match seed {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    };
+    let endpoint = Endpoint::client(any).map_err(|error| error.to_string())?;
+    let connecting = endpoint.connect_with(config, seed, "join.skein").map_err(|error| error.to_string())?;
+    let connection = tokio::time::timeout(DIAL, connecting)
+        .await
+        .map_err(|_| format!("no answer in {} s", DIAL.as_secs()))?
+        .map_err(|error| error.to_string())?;
+    let answer = exchange(&connection, request).await;
+    connection.close(JOINED, b"");
+    endpoint.wait_idle().await;
+    answer
+}
+
+async fn exchange(connection: &Connection, request: &JoinRequest) -> Result<Answer, String> {
+    let (mut send, mut receive) = connection.open_bi().await.map_err(|error| error.to_string())?;
+    send.write_all(&codec::encode(request)).await.map_err(|error| error.to_string())?;
+    send.finish().map_err(|error| error.to_string())?;
+    let bytes = receive.read_to_end(LIMIT).await.map_err(|error| error.to_string())?;
+    codec::decode(&bytes).map_err(|error| error.to_string())
+}
+
+/// Answers one who joins, then closes the connection.
+pub(crate) async fn answer(connection: Connection, joiner: &dyn Joiner, counters: &Counters) {
+    // A guest has no certificate: it gets one stream and little else.
+    connection.set_max_concurrent_uni_streams(VarInt::from_u32(0));
+    connection.set_max_concurrent_bi_streams(VarInt::from_u32(1));
+    let from = connection.remote_address();
+    let asked = tokio::time::timeout(GUEST, async {
+        let (send, mut receive) = connection.accept_bi().await.ok()?;
+        let bytes = receive.read_to_end(LIMIT).await.ok()?;
+        Some((send, codec::decode::<JoinRequest>(&bytes)))
+    });
+    let Ok(Some((mut send, request))) = asked.await else {
+        return connection.close(JOINED, b"no request");
+    };
+    let answer = match request {
+        Ok(request) => joiner.join(request, from).await,
+        Err(error) => Err(format!("the request cannot be read: {error}")),
+    };
+    match &answer {
+        Ok(reply) => {
+            counters.joined.fetch_add(1, Ordering::Relaxed);
+            tracing::info!(node = %reply.name, number = %reply.number, %from, "node joined");
+        }
+        Err(reason) => {
+            counters.joins_refused.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(%from, %reason, "join refused");
+        }
+    }
+    let delivered = async {
+        send.write_all(&codec::encode(&answer)).await.ok()?;
+        send.finish().ok()?;
+        // The guest closes once it has the answer.
+        connection.closed().await;
+        Some(())
+    };
+    if tokio::time::timeout(GUEST, delivered).await.is_err() {
+        connection.close(JOINED, b"");
+    }
+}
+
+fn client_config(authority_sha256: [u8; 32]) -> Result<quinn::ClientConfig, TlsError> {
+    let verifier = Pinned { authority_sha256, provider: provider() };
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])
+        .map_err(unusable)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth();
+    config.alpn_protocols = vec![JOIN_ALPN.to_vec()];
+    Ok(quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(config).map_err(unusable)?)))
+}
+
+/// Believes a certificate that was signed by the authority of that hash, whatever its name: which
+/// member answers does not matter.
+#[derive(Debug)]
+struct Pinned {
+    authority_sha256: [u8; 32],
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Pinned {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let authority = intermediates
+            .iter()
+            .find(|certificate| sha256(certificate) == self.authority_sha256)
+            .ok_or(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer))?;
+        let mut roots = RootCertStore::empty();
+        roots.add(authority.clone().into_owned())?;
+        verify_server_cert_signed_by_trust_anchor(
+            &ParsedCertificate::try_from(end_entity)?,
+            &roots,
+            &[],
+            now,
+            self.provider.signature_verification_algorithms.all,
+        )?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(rustls::Error::General("QUIC has no TLS 1.2".into()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests;
