@@ -1,1 +1,30 @@
-//! (docs)
+//! Machines: their state, their drivers, machine-init, health checks.
+//!
+//! [`Machines`] is the handle; there is one actor per Machine. Decisions are in [`life`], [`check`]
+//! and [`plan`], which are pure; [`init`] is the program that owns a Machine's processes.
+
+pub mod check;
+pub mod init;
+pub mod life;
+pub mod plan;
+
+mod actor;
+mod board;
+mod error;
+mod holder;
+mod load;
+mod log;
+mod machines;
+mod names;
+mod ports;
+mod probe;
+mod run;
+mod save;
+mod stored;
+
+pub use error::MachineError;
+pub use init::machine_init_main;
+pub use life::{StopHow, signal_number};
+pub use log::{KEPT_LINES, LogLine};
+pub use machines::{Create, Machines, MachinesConfig, StartError};
+pub use stored::KEPT_EVENTS;

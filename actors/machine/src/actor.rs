@@ -1,0 +1,417 @@
+//! The actor of one Machine: a mailbox around [`Core`]. It decides nothing; it carries out effects,
+//! keeps the store and what others see in step, and never waits in a handler.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+use skein_cluster::clock;
+use skein_core::machine::{MachineConfig, MachineState};
+use skein_core::{MachineId, VersionId};
+use tokio::task::AbortHandle;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use crate::board::Entry;
+use crate::check::Status;
+use crate::error::MachineError;
+use crate::holder::Fate;
+use crate::life::{Core, Desired, Effect, Input, Source, StopHow};
+use crate::machines::Shared;
+use crate::plan::{self, Plan};
+use crate::run::Run;
+use crate::save::Saver;
+use crate::stored::Stored;
+
+mod show;
+
+/// What a Machine's actor is told.
+#[derive(Debug)]
+pub(crate) enum Message {
+    /// A call of the API; answered once its outcome is durable.
+    Call(Call, RpcReplyPort<Result<MachineState, MachineError>>),
+    /// The node shuts down; answered once no process is left.
+    Close(RpcReplyPort<()>),
+    /// What became of a run.
+    Run(u64, Fate),
+    /// Nothing is in flight at a run.
+    Idle(u64),
+    /// A check of a run stands otherwise than before.
+    Check(u64, usize, Status, String),
+    /// A write to the store ended.
+    Saved(Result<(), String>),
+    /// The core's deadline may be over.
+    Tick,
+}
+
+/// A call of the API.
+#[derive(Debug)]
+pub(crate) enum Call {
+    Start,
+    Stop(StopHow),
+    Restart(StopHow),
+    Update { config: Box<MachineConfig>, launch: bool, current: Option<VersionId> },
+    Destroy { force: bool },
+    Signal(i32),
+    Cordon(bool),
+}
+
+/// The actor; its argument names the Machine.
+pub(crate) struct MachineActor(pub(crate) Arc<Shared>);
+
+pub(crate) struct State {
+    shared: Arc<Shared>,
+    entry: Arc<Entry>,
+    stored: Stored,
+    core: Core,
+    plan: Plan,
+    run: Option<Run>,
+    saver: Saver,
+    closers: Vec<RpcReplyPort<()>>,
+    timer: Option<AbortHandle>,
+    tasks: TaskTracker,
+    token: CancellationToken,
+    /// Ends all tasks however the actor ends; with them the socket to init, and with that the process.
+    _guard: DropGuard,
+}
+
+impl Actor for MachineActor {
+    type Msg = Message;
+    type State = State;
+    type Arguments = MachineId;
+
+    async fn pre_start(&self, _: ActorRef<Message>, id: MachineId) -> Result<State, ActorProcessingErr> {
+        let shared = Arc::clone(&self.0);
+        let entry = shared.board.entry(id).ok_or("the board does not know the Machine")?;
+        let stored = entry.view.borrow().stored.clone();
+        let (plan, settings) = plan::validate(&stored.config)?;
+        let core = if stored.state == MachineState::Created {
+            Core::created(settings, stored.desired)
+        } else {
+            Core::restored(stored.state, settings, stored.desired)
+        };
+        let token = CancellationToken::new();
+        Ok(State {
+            _guard: token.clone().drop_guard(),
+            token,
+            shared,
+            entry,
+            stored,
+            core,
+            plan,
+            run: None,
+            saver: Saver::default(),
+            closers: Vec::new(),
+            timer: None,
+            tasks: TaskTracker::new(),
+        })
+    }
+
+    async fn post_start(
+        &self,
+        myself: ActorRef<Message>,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        state.stored.state = state.core.state();
+        match state.stored.desired {
+            Desired::Started => {
+                let source = if state.stored.events.is_empty() { Source::User } else { Source::Node };
+                state.feed(&myself, Input::Start(source))?;
+            }
+            Desired::Destroyed => state.feed(&myself, Input::Destroy { force: true })?,
+            Desired::Stopped => state.publish(),
+        }
+        Ok(())
+    }
+
+    async fn post_stop(&self, _: ActorRef<Message>, state: &mut State) -> Result<(), ActorProcessingErr> {
+        state.token.cancel();
+        Ok(())
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Message>,
+        message: Message,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            Message::Call(call, reply) => state.call(&myself, call, reply),
+            Message::Close(reply) => {
+                // Refused only by a Machine that is being destroyed, which ends by itself.
+                let _ = state.feed(&myself, Input::Close);
+                state.closers.push(reply);
+            }
+            Message::Run(run, fate) => state.fate(&myself, run, fate),
+            Message::Idle(run) => state.own(&myself, Input::Idle(run)),
+            Message::Tick => state.own(&myself, Input::Tick),
+            Message::Check(run, index, status, output) => state.checked(run, index, status, output),
+            Message::Saved(result) => state.saved(&myself, result),
+        }
+        state.settle(&myself);
+        Ok(())
+    }
+}
+
+impl State {
+    fn call(
+        &mut self,
+        myself: &ActorRef<Message>,
+        call: Call,
+        reply: RpcReplyPort<Result<MachineState, MachineError>>,
+    ) {
+        let previous = self.core.state();
+        match self.take(myself, call) {
+            Ok(()) => {
+                self.saver.dirty();
+                self.saver.answer_once_saved(reply, previous);
+            }
+            // A caller that is gone needs no answer.
+            Err(error) => drop(reply.send(Err(error))),
+        }
+    }
+
+    fn take(&mut self, myself: &ActorRef<Message>, call: Call) -> Result<(), MachineError> {
+        let refused = |refusal: crate::life::Refusal| MachineError::Precondition(refusal.0);
+        match call {
+            Call::Start => self.feed(myself, Input::Start(Source::User)).map_err(refused),
+            Call::Stop(how) => self.feed(myself, Input::Stop(how)).map_err(refused),
+            Call::Restart(how) => self.feed(myself, Input::Restart(how)).map_err(refused),
+            Call::Destroy { force } => self.feed(myself, Input::Destroy { force }).map_err(refused),
+            Call::Signal(signal) => self.feed(myself, Input::Signal(signal)).map_err(refused),
+            Call::Cordon(cordoned) => {
+                if self.stored.cordoned != cordoned {
+                    self.stored.cordoned = cordoned;
+                    self.stored.changed_ms = clock::unix_ms();
+                    self.note(if cordoned { "cordon" } else { "uncordon" }, Source::User, None);
+                    self.publish();
+                }
+                Ok(())
+            }
+            Call::Update { config, launch, current } => self.update(myself, *config, launch, current),
+        }
+    }
+
+    fn update(
+        &mut self,
+        myself: &ActorRef<Message>,
+        config: MachineConfig,
+        launch: bool,
+        current: Option<VersionId>,
+    ) -> Result<(), MachineError> {
+        if let Some(asked) = current.filter(|asked| *asked != self.stored.version) {
+            return Err(MachineError::Version {
+                current: self.stored.version.to_string(),
+                asked: asked.to_string(),
+            });
+        }
+        let (plan, settings) = plan::validate(&config)?;
+        let (json, hash) = crate::stored::canonical(&config)
+            .map_err(|error| MachineError::Invalid(format!("it can't be written as JSON: {error}")))?;
+        let (old, old_plan) = (self.stored.clone(), self.plan.clone());
+        let now = clock::unix_ms();
+        self.stored.config = Arc::new(config);
+        (self.stored.config_json, self.stored.hash) = (json, hash);
+        self.stored.version = self.shared.version();
+        self.stored.updated_ms = now;
+        self.plan = plan;
+        if let Err(refusal) = self.feed(myself, Input::Update { settings, launch }) {
+            (self.stored, self.plan) = (old, old_plan);
+            return Err(MachineError::Precondition(refusal.0));
+        }
+        self.publish();
+        Ok(())
+    }
+
+    /// An input that the core never refuses.
+    fn own(&mut self, myself: &ActorRef<Message>, input: Input) {
+        if let Err(refusal) = self.feed(myself, input) {
+            tracing::error!(machine = %self.stored.id, %refusal, "the core refused what happened");
+        }
+    }
+
+    /// Gives the core an input and carries out its effects.
+    pub(crate) fn feed(
+        &mut self,
+        myself: &ActorRef<Message>,
+        input: Input,
+    ) -> Result<(), crate::life::Refusal> {
+        let desired = self.core.desired();
+        let effects = self.core.handle(clock::now(), input)?;
+        if self.core.desired() != desired {
+            self.saver.dirty();
+        }
+        self.carry_out(myself, effects);
+        self.arm(myself);
+        Ok(())
+    }
+
+    fn carry_out(&mut self, myself: &ActorRef<Message>, effects: Vec<Effect>) {
+        let (changes, others): (Vec<_>, Vec<_>) =
+            effects.into_iter().partition(|effect| matches!(effect, Effect::Changed(_)));
+        let changed = !changes.is_empty();
+        for change in changes {
+            let Effect::Changed(happening) = change else { continue };
+            self.stored.state = happening.state;
+            self.stored.changed_ms = clock::unix_ms();
+            self.note(happening.kind, happening.source, happening.request);
+            tracing::info!(
+                machine = %self.stored.id, app = %self.stored.app_name, event = happening.kind,
+                state = %happening.state, error = self.core.error(), "a Machine changed"
+            );
+        }
+        if changed {
+            // Out of routing before anything is done to the process (SPEC RUN-5).
+            self.publish();
+        }
+        for effect in others {
+            match effect {
+                Effect::Launch { run } => self.launch(myself, run),
+                Effect::AwaitIdle { run } => self.await_idle(myself, run),
+                Effect::Signal { run, signal } => self.signal(myself, run, signal),
+                Effect::Kill { run } => self.kill(myself, run),
+                Effect::Forget => {
+                    self.run = None;
+                    self.saver.forget();
+                }
+                Effect::Changed(_) => {}
+            }
+        }
+    }
+
+    fn launch(&mut self, myself: &ActorRef<Message>, number: u64) {
+        let tell = {
+            let myself = myself.clone();
+            move |message| drop(myself.cast(message))
+        };
+        let run = Run::start(&self.shared, &self.stored, &self.plan, &self.entry.log, number, tell);
+        match run {
+            Ok((run, tasks)) => {
+                for task in tasks {
+                    self.spawn(task);
+                }
+                self.run = Some(run);
+                self.stored.adopt = self.run.as_ref().and_then(|run| run.adoptable.clone());
+                self.saver.dirty();
+                self.publish();
+            }
+            Err(error) => drop(myself.cast(Message::Run(number, Fate::Refused(error)))),
+        }
+    }
+
+    fn await_idle(&self, myself: &ActorRef<Message>, number: u64) {
+        let slots = self.slots();
+        let myself = myself.clone();
+        self.spawn(Box::pin(async move {
+            crate::run::idle(&slots).await;
+            drop(myself.cast(Message::Idle(number)));
+        }));
+    }
+
+    fn signal(&mut self, myself: &ActorRef<Message>, number: u64, signal: i32) {
+        let Some(run) = self.run.as_ref().filter(|run| run.number == number) else { return };
+        if !run.signal(signal) {
+            // An external Machine has no process: it is stopped once nothing is sent to it.
+            self.external_ended(myself, number);
+        }
+    }
+
+    fn kill(&mut self, myself: &ActorRef<Message>, number: u64) {
+        let Some(run) = self.run.as_ref().filter(|run| run.number == number) else { return };
+        if !run.kill() {
+            self.external_ended(myself, number);
+        }
+    }
+
+    fn external_ended(&self, myself: &ActorRef<Message>, number: u64) {
+        // A signal alone stops nothing that has no process; a stop that is under way does.
+        if self.core.is_stopping() {
+            let exit = skein_core::restart::Exit::Code(0);
+            drop(myself.cast(Message::Run(number, Fate::Ended(exit))));
+        }
+    }
+
+    fn fate(&mut self, myself: &ActorRef<Message>, run: u64, fate: Fate) {
+        let input = match fate {
+            Fate::Up => Input::Up(run),
+            Fate::Refused(error) => Input::Refused(run, error),
+            Fate::Ended(exit) => Input::Ended(run, exit),
+            Fate::Lost(error) => {
+                tracing::warn!(machine = %self.stored.id, error, "a run was lost");
+                Input::Lost(run)
+            }
+        };
+        let over = !matches!(input, Input::Up(_));
+        if over && self.run.as_ref().is_some_and(|current| current.number == run) {
+            self.run = None;
+            self.stored.adopt = None;
+        }
+        self.own(myself, input);
+    }
+
+    fn checked(&mut self, number: u64, index: usize, status: Status, output: String) {
+        let Some(run) = self.run.as_mut().filter(|run| run.number == number) else { return };
+        let was = run.healthy();
+        run.checked(index, status, output);
+        if run.healthy() != was {
+            tracing::info!(machine = %self.stored.id, healthy = !was, "a Machine's health changed");
+            self.stored.changed_ms = clock::unix_ms();
+        }
+        self.publish();
+    }
+
+    fn saved(&mut self, myself: &ActorRef<Message>, result: Result<(), String>) {
+        if let Err(error) = &result {
+            tracing::error!(machine = %self.stored.id, error, "a Machine could not be stored");
+        }
+        if self.saver.saved(result) {
+            myself.stop(None);
+        }
+    }
+
+    /// After each message: writes what changed and answers who waits for the end.
+    fn settle(&mut self, myself: &ActorRef<Message>) {
+        self.stored.desired = self.core.desired();
+        self.stored.state = self.core.state();
+        if let Some(save) = self.saver.next(&self.shared.store, &self.stored) {
+            let myself = myself.clone();
+            // Not under the token: a write that began is told about even while the actor ends.
+            self.tasks.spawn(async move { drop(myself.cast(Message::Saved(save.await))) });
+        }
+        if self.core.is_at_rest() && self.saver.is_idle() {
+            for closer in self.closers.drain(..) {
+                let _ = closer.send(());
+            }
+        }
+    }
+
+    fn arm(&mut self, myself: &ActorRef<Message>) {
+        if let Some(timer) = self.timer.take() {
+            timer.abort();
+        }
+        let Some((at, _)) = self.core.deadline() else { return };
+        let myself = myself.clone();
+        let task =
+            self.tasks.spawn(wait_and(self.token.clone(), at, move || drop(myself.cast(Message::Tick))));
+        self.timer = Some(task.abort_handle());
+    }
+
+    fn spawn(&self, task: crate::run::Task) {
+        let token = self.token.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                biased;
+                () = token.cancelled() => {}
+                () = task => {}
+            }
+        });
+    }
+}
+
+async fn wait_and(token: CancellationToken, at: Instant, then: impl FnOnce()) {
+    tokio::select! {
+        biased;
+        () = token.cancelled() => {}
+        () = tokio::time::sleep_until(at.into()) => then(),
+    }
+}

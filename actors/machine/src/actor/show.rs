@@ -1,0 +1,92 @@
+//! What the actor shows to others.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde_json::Value;
+use skein_cluster::{LocalMachine, Upstream, clock};
+use skein_core::load::Slots;
+use skein_core::machine::{MachineEvent, MachineState};
+
+use super::State;
+use crate::board::Shown;
+use crate::life::Source;
+use crate::stored::{View, rfc3339};
+
+impl State {
+    /// Notes an event; the caller publishes and saves.
+    pub(super) fn note(&mut self, kind: &str, source: Source, request: Option<Value>) {
+        let event = MachineEvent {
+            id: self.shared.version().to_string(),
+            kind: kind.to_owned(),
+            status: self.stored.state.to_string(),
+            source: match source {
+                Source::User => "user".to_owned(),
+                Source::Node => "flyd".to_owned(),
+            },
+            timestamp: clock::unix_ms(),
+            request,
+        };
+        self.stored.note(event);
+        self.saver.dirty();
+    }
+
+    /// Shows the Machine as it is.
+    pub(super) fn publish(&mut self) {
+        let updated = rfc3339(clock::unix_ms());
+        let healthy = self.run.as_ref().is_none_or(|run| run.healthy());
+        let view = View {
+            stored: self.stored.clone(),
+            healthy,
+            checks: self.run.as_ref().map(|run| run.check_statuses(&updated)).unwrap_or_default(),
+            error: self.core.error().map(str::to_owned),
+        };
+        let local = (self.stored.state != MachineState::Destroyed).then(|| self.local(healthy));
+        let entry = Arc::clone(&self.entry);
+        self.shared.board.publish(&entry, Shown { view, local });
+    }
+
+    fn local(&self, healthy: bool) -> LocalMachine {
+        let before = self.shared.board.local(self.stored.id);
+        let (state, cordoned) = (self.stored.state, self.stored.cordoned);
+        let since = before
+            .as_ref()
+            .filter(|b| (b.state, b.healthy, b.cordoned) == (state, healthy, cordoned))
+            .map_or_else(clock::now, |before| before.since);
+        LocalMachine {
+            id: self.stored.id,
+            app: self.stored.app,
+            config: Arc::clone(&self.stored.config),
+            state,
+            healthy,
+            cordoned,
+            since,
+            upstream: self
+                .run
+                .as_ref()
+                .and_then(|run| run.upstream())
+                .unwrap_or_else(|| Upstream::Loopback(BTreeMap::new())),
+            slots: self.slots(),
+        }
+    }
+
+    /// The slots of the services, those that were published before where the service is the same: a
+    /// request in flight stays counted.
+    pub(super) fn slots(&self) -> Vec<Arc<Slots>> {
+        let before = self.shared.board.local(self.stored.id);
+        let mut known: Vec<_> = before
+            .iter()
+            .flat_map(|before| before.config.services.iter().zip(&before.slots))
+            .map(|(service, slots)| ((service.internal_port, service.is_tcp()), Arc::clone(slots)))
+            .collect();
+        let mut slots_of = |key: (u16, bool)| {
+            let index = known.iter().position(|(known, _)| *known == key)?;
+            Some(known.swap_remove(index).1)
+        };
+        let services = &self.stored.config.services;
+        services
+            .iter()
+            .map(|service| slots_of((service.internal_port, service.is_tcp())).unwrap_or_default())
+            .collect()
+    }
+}

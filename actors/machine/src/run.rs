@@ -1,0 +1,262 @@
+//! One run of a Machine: its process under an init, or an external server, with its checks.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use skein_cluster::{Upstream, clock};
+use skein_core::load::Slots;
+use skein_core::machine::CheckStatus;
+use skein_core::sixpn;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::actor::Message;
+use crate::check::{self, CheckCore, Spec, Status};
+use crate::holder::{self, Fate, Link};
+use crate::init::protocol::{Launch, Program, ToInit};
+use crate::log::MachineLog;
+use crate::machines::Shared;
+use crate::plan::{self, Plan, Surroundings};
+use crate::ports::{self, Reserved};
+use crate::probe::probe;
+use crate::stored::{Adoptable, Stored};
+
+/// Work that goes on beside the actor.
+pub(crate) type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Time between looks at what is in flight while a Machine drains.
+const IDLE_LOOK: Duration = Duration::from_millis(10);
+
+pub(crate) struct Run {
+    pub(crate) number: u64,
+    pub(crate) adoptable: Option<Adoptable>,
+    driver: Driver,
+    checks: Vec<(Spec, Status, String)>,
+    /// Ends its checks.
+    _checks: tokio_util::sync::DropGuard,
+}
+
+enum Driver {
+    Process { orders: mpsc::Sender<ToInit>, kill: CancellationToken, ports: Vec<(u16, Reserved)> },
+    External(watch::Receiver<Option<SocketAddr>>),
+}
+
+impl Run {
+    /// Prepares a run; the tasks carry it.
+    pub(crate) fn start(
+        shared: &Arc<Shared>,
+        stored: &Stored,
+        plan: &Plan,
+        log: &Arc<MachineLog>,
+        number: u64,
+        tell: impl Fn(Message) + Clone + Send + Sync + 'static,
+    ) -> Result<(Self, Vec<Task>), String> {
+        let token = CancellationToken::new();
+        let specs = check::specs(&stored.config).map_err(|error| error.to_string())?;
+        let (driver, adoptable, task, addresses) = match plan {
+            Plan::Process { program, args, env, user } => {
+                process(shared, stored, (program, args, env, user.as_deref()), log, number, tell.clone())?
+            }
+            Plan::External(address) => external(address, number, tell.clone()),
+        };
+        let mut tasks = vec![task];
+        for (index, spec) in specs.iter().enumerate() {
+            let (spec, addresses, tell) = (spec.clone(), addresses.clone(), tell.clone());
+            let checking = check_on(spec, addresses, move |status, output| {
+                tell(Message::Check(number, index, status, output));
+            });
+            let token = token.clone();
+            tasks.push(Box::pin(async move {
+                tokio::select! {
+                    () = token.cancelled() => {}
+                    () = checking => {}
+                }
+            }));
+        }
+        let checks = specs
+            .into_iter()
+            .map(|spec| (spec, Status::Unknown, "waiting for the first probe".to_owned()))
+            .collect();
+        Ok((Self { number, adoptable, driver, checks, _checks: token.drop_guard() }, tasks))
+    }
+
+    /// Where the process is reached; `None` before it is known.
+    pub(crate) fn upstream(&self) -> Option<Upstream> {
+        match &self.driver {
+            Driver::Process { ports, .. } => Some(Upstream::Loopback(
+                ports.iter().map(|(internal, reserved)| (*internal, reserved.address())).collect(),
+            )),
+            Driver::External(address) => (*address.borrow()).map(Upstream::External),
+        }
+    }
+
+    /// Whether all checks that decide routing pass.
+    pub(crate) fn healthy(&self) -> bool {
+        self.checks.iter().all(|(spec, status, _)| !spec.routing || *status == Status::Passing)
+    }
+
+    pub(crate) fn checked(&mut self, index: usize, status: Status, output: String) {
+        if let Some(check) = self.checks.get_mut(index) {
+            (check.1, check.2) = (status, output);
+        }
+    }
+
+    pub(crate) fn check_statuses(&self, updated_at: &str) -> Vec<CheckStatus> {
+        let shown = |(spec, status, output): &(Spec, Status, String)| CheckStatus {
+            name: spec.name.clone(),
+            status: status.as_str().to_owned(),
+            output: output.clone(),
+            updated_at: updated_at.to_owned(),
+        };
+        self.checks.iter().map(shown).collect()
+    }
+
+    /// Signals the process; `false` when there is none.
+    pub(crate) fn signal(&self, signal: i32) -> bool {
+        let Driver::Process { orders, .. } = &self.driver else { return false };
+        if let Err(error) = orders.try_send(ToInit::Signal(signal)) {
+            tracing::warn!(signal, %error, "a signal was not delivered to machine-init");
+        }
+        true
+    }
+
+    /// Kills all processes; `false` when there are none.
+    pub(crate) fn kill(&self) -> bool {
+        let Driver::Process { kill, .. } = &self.driver else { return false };
+        kill.cancel();
+        true
+    }
+}
+
+/// Internal port to address, once known.
+type Addresses = watch::Receiver<Option<Upstream>>;
+
+type Prepared = (Driver, Option<Adoptable>, Task, Addresses);
+
+fn process(
+    shared: &Arc<Shared>,
+    stored: &Stored,
+    (program, args, own_env, user): (&Program, &[String], &BTreeMap<String, String>, Option<&str>),
+    log: &Arc<MachineLog>,
+    number: u64,
+    tell: impl Fn(Message) + Send + Sync + 'static,
+) -> Result<Prepared, String> {
+    let run_as = plan::run_as(user).map_err(|error| error.to_string())?;
+    let mut rng = skein_cluster::entropy::Entropy::default();
+    let mut reserved = Vec::new();
+    for internal in plan::internal_ports(&stored.config) {
+        let port = ports::reserve(&mut rng)
+            .ok_or("no loopback port is free for it on this machine; stop some Machines")?;
+        reserved.push((internal, port));
+    }
+    let ports: Vec<(u16, u16)> = reserved.iter().map(|(internal, port)| (*internal, port.port)).collect();
+    let platform = platform(shared, stored);
+    let around = Surroundings { inherited: &shared.inherited, platform: &platform, ports: &ports };
+    let env = plan::environment(&stored.config, own_env, around);
+    let launch = Launch {
+        program: program.clone(),
+        args: args.to_vec(),
+        env: env.into_iter().collect(),
+        dir: plan::working_dir(&shared.working_dir).to_owned(),
+        run_as,
+        adopt_grace_ms: 0,
+        secret: [0; 32],
+        adopt_at: None,
+    };
+    let (orders, receiver) = mpsc::channel(holder::ORDERS);
+    let kill = CancellationToken::new();
+    let link = Link { orders: receiver, kill: kill.clone() };
+    let (spawner, label, log) = (shared.spawner.clone(), stored.id.to_string(), Arc::clone(log));
+    let task: Task = Box::pin(async move {
+        let tell = |fate| tell(Message::Run(number, fate));
+        holder::hold(spawner, label, launch, link, &log, tell).await;
+    });
+    let upstream = reserved.iter().map(|(internal, port)| (*internal, port.address())).collect();
+    let (_, addresses) = watch::channel(Some(Upstream::Loopback(upstream)));
+    Ok((Driver::Process { orders, kill, ports: reserved }, None, task, addresses))
+}
+
+/// SPEC RUN-2.
+fn platform(shared: &Shared, stored: &Stored) -> Vec<(&'static str, String)> {
+    let config = &stored.config;
+    let memory = config.guest.as_ref().and_then(|guest| guest.memory_mb).unwrap_or(256);
+    let mut env = vec![
+        ("FLY_APP_NAME", stored.app_name.to_string()),
+        ("FLY_MACHINE_ID", stored.id.to_string()),
+        ("FLY_ALLOC_ID", stored.id.to_string()),
+        ("FLY_REGION", shared.region.to_string()),
+        // In portable mode the Machine leaves through the node's own machine.
+        ("FLY_PUBLIC_IP", "127.0.0.1".to_owned()),
+        ("FLY_PRIVATE_IP", sixpn::machine(stored.network, shared.node, stored.number).to_string()),
+        ("FLY_IMAGE_REF", config.image.clone()),
+        ("FLY_MACHINE_VERSION", stored.version.to_string()),
+        ("FLY_PROCESS_GROUP", config.process_group().to_string()),
+        ("FLY_VM_MEMORY_MB", memory.to_string()),
+    ];
+    if let Some(primary) = stored.primary_region
+        && !config.env.contains_key("PRIMARY_REGION")
+    {
+        env.push(("PRIMARY_REGION", primary.to_string()));
+    }
+    env
+}
+
+fn external(address: &str, number: u64, tell: impl Fn(Message) + Send + Sync + 'static) -> Prepared {
+    let (known, address_known) = watch::channel(None);
+    let (upstream, addresses) = watch::channel(None);
+    let address = address.to_owned();
+    let task: Task = Box::pin(async move {
+        let fate = match tokio::net::lookup_host(&address).await.map(|mut found| found.next()) {
+            Ok(Some(found)) => {
+                known.send_replace(Some(found));
+                upstream.send_replace(Some(Upstream::External(found)));
+                Fate::Up
+            }
+            Ok(None) => {
+                Fate::Refused(format!("{address} has no address; name one that this machine can resolve"))
+            }
+            Err(error) => Fate::Refused(format!(
+                "{address} could not be resolved: {error}; name one that this machine can resolve"
+            )),
+        };
+        tell(Message::Run(number, fate));
+    });
+    (Driver::External(address_known), None, task, addresses)
+}
+
+/// Probes as long as it is polled; tells each change.
+async fn check_on(spec: Spec, mut addresses: Addresses, tell: impl Fn(Status, String)) {
+    let upstream = match addresses.wait_for(Option::is_some).await {
+        Ok(upstream) => upstream.clone(),
+        // Its address never became known, so there is nothing to check.
+        Err(_) => return,
+    };
+    let Some(address) = upstream.and_then(|upstream| upstream.address(spec.port)) else { return };
+    let mut core = CheckCore::new(&spec, clock::now());
+    loop {
+        let outcome = probe(&spec.kind, address, spec.timeout).await;
+        let before = (core.status().0, core.status().1.to_owned());
+        let pause = core.probed(clock::now(), outcome);
+        let (status, output) = core.status();
+        if (status, output) != (before.0, before.1.as_str()) {
+            tell(status, output.to_owned());
+        }
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// Waits until nothing is in flight. Two looks in a row have to agree: a request that was routed a
+/// moment before the Machine left routing may take its slot between them.
+pub(crate) async fn idle(slots: &[Arc<Slots>]) {
+    let mut quiet = 0;
+    while quiet < 2 {
+        let in_flight: u32 = slots.iter().map(|slots| slots.in_flight()).sum();
+        quiet = if in_flight == 0 { quiet + 1 } else { 0 };
+        if quiet < 2 {
+            tokio::time::sleep(IDLE_LOOK).await;
+        }
+    }
+}
