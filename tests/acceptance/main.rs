@@ -1,0 +1,13 @@
+//! Programs that were not written for Skein, unchanged, installed from their registries. Where one
+//! cannot be had, its test prints SKIPPED and the reason; CI allows none.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod install;
+mod s03_litefs;
+mod s04_fly_admin;
+mod s08_kill;
+mod s09_traces;

@@ -1,0 +1,161 @@
+//! Apps and Machines from the command line (DESIGN section 8, `COMPAT` 3).
+
+use std::fs;
+
+use serde_json::json;
+
+use crate::support::cluster::text;
+use crate::support::process::{program, with_env};
+use crate::support::{Cluster, Request, SOON, eventually, skipped};
+
+#[test]
+fn a_machine_runs_any_command_and_goes_through_its_states() {
+    let Some(python) = program("python3") else { return skipped("machine run", "python3 is not installed") };
+    let cluster = Cluster::up(&["--regions", "iad,lhr", "--no-demo"]);
+    cluster.skein(&["apps", "create", "files"]).ok();
+    let serve = "import http.server,os;http.server.HTTPServer(('127.0.0.1',int(os.environ['PORT'])),\
+                 http.server.SimpleHTTPRequestHandler).serve_forever()";
+    let python = python.to_str().unwrap();
+    cluster
+        .skein(&[
+            "machine", "run", "-a", "files", "--region", "lhr", "--port", "80:8080", "--", python, "-c",
+            serve,
+        ])
+        .ok();
+    let machines = cluster.machines("files");
+    assert_eq!(machines.len(), 1);
+    let machine = &machines[0];
+    assert_eq!(machine["config"]["image"], "skein/command");
+    assert_eq!(machine["config"]["init"]["exec"], json!([python, "-c", serve]));
+    assert_eq!(machine["region"], "lhr");
+    let id = text(&machine["id"]);
+
+    let edge = cluster.endpoint("files", "iad-1");
+    eventually("it answers from the other region", SOON, || match Request::get(edge, "/").send() {
+        Ok(reply) if reply.status == 200 => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    for (verb, state) in [("stop", "stopped"), ("start", "started")] {
+        cluster.skein(&["machines", verb, &id]).ok();
+        assert_eq!(cluster.machines("files")[0]["state"], state, "{verb} returns when the state is reached");
+    }
+    cluster.skein(&["machines", "stop", &id]).ok();
+    assert!(with_env("FLY_MACHINE_ID", &id).is_empty(), "a stopped Machine has no process");
+    cluster.skein(&["machines", "destroy", &id]).ok();
+    assert_eq!(cluster.machines("files").len(), 0);
+    cluster.skein(&["apps", "destroy", "files"]).ok();
+    cluster.skein(&["machines", "list", "-a", "files", "--json"]).refused();
+}
+
+#[test]
+fn a_cordoned_machine_gets_nothing_new_until_it_is_uncordoned() {
+    let cluster = Cluster::up(&["--regions", "iad,lhr"]);
+    let id = cluster.machines_in("hello", "lhr")[0].clone();
+    let edge = cluster.endpoint("hello", "lhr-1");
+    let region = || Request::get(edge, "/").ok().field("region");
+    assert_eq!(region(), "lhr");
+    cluster.skein(&["machines", "cordon", &id]).ok();
+    eventually("nothing goes there", SOON, || if region() == "iad" { Ok(()) } else { Err("still there") });
+    cluster.skein(&["machines", "uncordon", &id]).ok();
+    eventually("it is used again", SOON, || if region() == "lhr" { Ok(()) } else { Err("not yet") });
+}
+
+#[test]
+fn deploy_makes_one_machine_per_group_and_a_second_one_updates_them() {
+    let cluster = Cluster::up(&["--regions", "iad,lhr", "--no-demo"]);
+    let config = cluster.home.path().join("fly.toml");
+    let write = |greeting: &str| {
+        let toml = format!(
+            "app = \"groups\"\nprimary_region = \"lhr\"\n[build]\nimage = \"skein/hello\"\n\
+             [env]\nGREETING = \"{greeting}\"\n[processes]\nweb = \"\"\nidle = \"sleep 100000\"\n\
+             [http_service]\nprocesses = [\"web\"]\n"
+        );
+        fs::write(&config, toml).unwrap();
+    };
+    let path = config.to_str().unwrap();
+    write("hi");
+    cluster.skein(&["deploy", "-c", path]).ok();
+    let mut first = cluster.machines("groups");
+    first.sort_by_key(|machine| machine["config"]["metadata"]["fly_process_group"].to_string());
+    let groups: Vec<String> =
+        first.iter().map(|m| text(&m["config"]["metadata"]["fly_process_group"])).collect();
+    assert_eq!(groups, ["idle", "web"]);
+    assert!(first.iter().all(|machine| machine["region"] == "lhr"), "without --regions: the primary region");
+    assert_eq!(first[0]["config"]["init"]["cmd"], json!(["sleep", "100000"]));
+    assert_eq!(first[1]["config"]["services"][0]["ports"][1]["handlers"], json!(["http", "tls"]));
+    assert_eq!(cluster.get("groups", "iad-1", "/").field("region"), "lhr");
+
+    write("hello again");
+    cluster.skein(&["deploy", "-c", path]).ok();
+    let mut second = cluster.machines("groups");
+    second.sort_by_key(|machine| machine["config"]["metadata"]["fly_process_group"].to_string());
+    for (old, new) in first.iter().zip(&second) {
+        assert_eq!(old["id"], new["id"], "updated, not replaced");
+        assert_eq!(new["config"]["env"]["GREETING"], "hello again");
+        assert_ne!(old["instance_id"], new["instance_id"]);
+    }
+}
+
+#[test]
+fn a_server_that_runs_already_can_stand_behind_the_proxy() {
+    let Some(python) = program("python3") else { return skipped("external", "python3 is not installed") };
+    let cluster = Cluster::up(&["--regions", "iad", "--no-demo"]);
+    let folder = cluster.home.path().join("served");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("index.html"), "it was here before").unwrap();
+    let log = fs::File::create(cluster.home.path().join("python.log")).unwrap();
+    let mut command = std::process::Command::new(python);
+    command.args(["-u", "-m", "http.server", "0", "--bind", "127.0.0.1"]).current_dir(&folder);
+    command.stdout(log.try_clone().unwrap()).stderr(log);
+    let _server = crate::support::process::Owned::start(&mut command);
+    let port = eventually("python says its port", SOON, || {
+        let said = fs::read_to_string(cluster.home.path().join("python.log")).unwrap();
+        let port = said.split("port ").nth(1).and_then(|rest| rest.split(' ').next()).map(str::to_owned);
+        port.ok_or(said)
+    });
+    let config = cluster.home.path().join("fly.toml");
+    fs::write(&config, "app = \"outside\"\nprimary_region = \"iad\"\n[http_service]\n").unwrap();
+    let address = format!("127.0.0.1:{port}");
+    cluster.skein(&["deploy", "-c", config.to_str().unwrap(), "--external", &address]).ok();
+    let machine = &cluster.machines("outside")[0];
+    assert_eq!(machine["config"]["image"], "skein/external");
+    assert_eq!(machine["config"]["metadata"]["skein_external"], address);
+    assert_eq!(cluster.get("outside", "iad-1", "/index.html").text(), "it was here before");
+}
+
+#[test]
+fn a_token_of_one_organization_sees_nothing_of_another() {
+    let cluster = Cluster::up(&["--regions", "iad"]);
+    cluster.skein(&["orgs", "create", "acme"]).ok();
+    cluster.skein(&["apps", "create", "theirs", "-o", "acme"]).ok();
+    let made = cluster.json_of(&["tokens", "create", "-o", "acme", "--read-only", "--json"]);
+    let token = text(&made["token"]);
+    let to = text(&cluster.json["api"]["url"]).trim_start_matches("http://").parse().unwrap();
+    let call = |method: &str, path: &str, token: &str| {
+        let request = Request::new(method, to, path).header("authorization", &format!("Bearer {token}"));
+        request.reply().status
+    };
+    assert_eq!(call("GET", "/v1/apps/theirs", &token), 200);
+    assert_eq!(call("GET", "/v1/apps/theirs/machines", &token), 200);
+    assert_eq!(call("GET", "/v1/apps/hello", &token), 403, "the app of another organization");
+    assert_eq!(call("GET", "/v1/apps/hello/machines", &token), 404, "and nothing below it");
+    assert_eq!(call("DELETE", "/v1/apps/theirs", &token), 403, "it may only read");
+    assert_eq!(call("GET", "/v1/apps/theirs", "skt_nobody"), 401);
+}
+
+#[test]
+fn a_drained_node_leaves_routing_and_a_restart_clears_the_drain() {
+    let cluster = Cluster::up(&["--regions", "iad,lhr"]);
+    let edge = cluster.endpoint("hello", "iad-1");
+    let region = || Request::get(edge, "/").header("fly-prefer-region", "lhr").ok().field("region");
+    assert_eq!(region(), "lhr");
+    cluster.skein(&["node", "drain", "lhr-1"]).ok();
+    eventually(
+        "nothing new goes there",
+        SOON,
+        || if region() == "iad" { Ok(()) } else { Err("still there") },
+    );
+    assert!(crate::support::process::alive(cluster.pid("lhr-1")), "drain leaves the process running");
+    cluster.skein(&["node", "restart", "lhr-1"]).ok();
+    eventually("it is used again", SOON, || if region() == "lhr" { Ok(()) } else { Err("not yet") });
+}
