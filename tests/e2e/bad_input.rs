@@ -219,9 +219,9 @@ fn garbage_on_every_socket_harms_nobody() {
 
 /// Where a node's backhaul listens, from its own files.
 fn backhaul(cluster: &Cluster, node: &str) -> Option<SocketAddr> {
-    let bound = fs::read_to_string(cluster.data_dir(node).join("bound.json")).ok()?;
-    let bound: serde_json::Value = serde_json::from_str(&bound).ok()?;
-    bound["backhaul"].as_str()?.parse().ok()
+    let ports = fs::read_to_string(cluster.data_dir(node).join("ports.json")).ok()?;
+    let ports: serde_json::Value = serde_json::from_str(&ports).ok()?;
+    Some(SocketAddr::from(([127, 0, 0, 1], u16::try_from(ports["backhaul"].as_u64()?).ok()?)))
 }
 
 /// Sends bytes and reads what comes, as long as something comes; the other end may break it off.
