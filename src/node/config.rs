@@ -64,7 +64,7 @@ pub struct NodeConfig {
     /// How long a SIGTERM waits for what is in flight, in milliseconds. Default 30,000.
     #[serde(default = "drain_ms")]
     pub drain_ms: u64,
-    /// What is logged, as in `RUST_LOG`. Default `info`.
+    /// What is logged, as in `RUST_LOG`. Default `info` of Skein itself, `warn` of openraft and chitchat.
     #[serde(default = "log")]
     pub log: String,
 }
@@ -82,7 +82,7 @@ fn drain_ms() -> u64 {
     30_000
 }
 fn log() -> String {
-    "info".into()
+    "info,openraft=warn,chitchat=warn".into()
 }
 
 impl NodeConfig {

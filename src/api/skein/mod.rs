@@ -1,0 +1,33 @@
+//! `/skein/v1`: what Skein has beyond the Machines API, and `/metrics`.
+
+mod accounts;
+mod endpoints;
+mod nodes;
+mod view;
+
+use axum::Router;
+use axum::routing::{delete, get, post};
+
+use super::ApiState;
+
+/// Routes below `/skein/v1`.
+pub(super) fn router() -> Router<ApiState> {
+    Router::new()
+        .route("/status", get(view::status))
+        .route("/nodes", get(view::nodes))
+        .route("/machines", get(view::machines))
+        .route("/barrier", post(view::barrier))
+        .route("/endpoints", post(endpoints::endpoints))
+        .route("/orgs", get(accounts::orgs).post(accounts::create_org))
+        .route("/tokens", get(accounts::tokens).post(accounts::create_token))
+        .route("/tokens/{id}", delete(accounts::revoke_token))
+        .route("/join_tokens", post(accounts::create_join_token))
+        .route("/nodes/{name}/drain", post(nodes::drain))
+        .route("/nodes/{name}/undrain", post(nodes::undrain))
+        .route("/links", get(nodes::links).put(nodes::set_links))
+}
+
+/// `/metrics`, beside the two.
+pub(super) fn metrics_router() -> Router<ApiState> {
+    Router::new().route("/metrics", get(view::metrics))
+}

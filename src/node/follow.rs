@@ -1,0 +1,94 @@
+//! Parts of a node that carry changes from one place to another.
+
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use skein_cluster::backhaul::{Backhaul, PeerAddress};
+use skein_cluster::gossip::Gossip;
+use skein_cluster::registry::Registry;
+use skein_core::NodeNumber;
+use skein_core::facts::State;
+use skein_core::key::NodeRecord;
+use skein_machine::Machines;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::links::LinkRules;
+
+/// Hands the registry's nodes to backhaul, the links and gossip.
+pub(super) fn apply_nodes(
+    state: &State,
+    own: NodeNumber,
+    backhaul: &Backhaul,
+    links: &LinkRules,
+    gossip: &Gossip,
+) {
+    let others = || state.nodes().filter(|node| node.number != own);
+    let peers: OrdMap<NodeNumber, PeerAddress> = others()
+        .map(|node| {
+            let address = PeerAddress {
+                addr: node.backhaul,
+                name: node.name.clone(),
+                region: node.region,
+                key: node.key,
+            };
+            (node.number, address)
+        })
+        .collect();
+    backhaul.set_peers(&peers);
+    links.follow(state, own);
+    gossip.set_seeds(others().map(|node| node.number));
+}
+
+/// Follows the registry's nodes until cancelled.
+pub(super) async fn nodes(
+    registry: Registry,
+    own: NodeNumber,
+    backhaul: Backhaul,
+    links: Arc<LinkRules>,
+    gossip: Gossip,
+    cancel: CancellationToken,
+) {
+    let mut states = registry.watch();
+    loop {
+        let (_, state) = states.borrow_and_update().clone();
+        apply_nodes(&state, own, &backhaul, &links, &gossip);
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            changed = states.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// Hands this node's Machines to gossip until cancelled.
+pub(super) async fn machines(machines: Machines, gossip: Gossip, cancel: CancellationToken) {
+    let mut records = machines.records();
+    loop {
+        let current = records.borrow_and_update().clone();
+        if let Err(error) = gossip.set_machines(&current) {
+            tracing::error!(%error, "a Machine's record can't be gossiped");
+        }
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            changed = records.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// Hands what this node says of itself to gossip until cancelled.
+pub(super) async fn record(
+    mut record: watch::Receiver<NodeRecord>,
+    gossip: Gossip,
+    cancel: CancellationToken,
+) {
+    loop {
+        let current = record.borrow_and_update().clone();
+        if let Err(error) = gossip.set_node(&current) {
+            tracing::error!(%error, "this node's record can't be gossiped");
+        }
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            changed = record.changed() => if changed.is_err() { return },
+        }
+    }
+}

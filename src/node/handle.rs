@@ -1,0 +1,104 @@
+//! What the API holds of its node: the parts it calls, no more.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use skein_cluster::Reader;
+use skein_cluster::backhaul::{Backhaul, Peers};
+use skein_cluster::barrier;
+use skein_cluster::gossip::Gossip;
+use skein_cluster::identity::Identity;
+use skein_cluster::registry::Registry;
+use skein_core::key::NodeRecord;
+use skein_core::region::Regions;
+use skein_core::wire::Seen;
+use skein_core::{NodeName, NodeNumber, RegionCode};
+use skein_edge::Edge;
+use skein_machine::Machines;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::carry::Carrier;
+use super::links::LinkRules;
+use super::mappings::Mappings;
+
+/// A running node.
+#[derive(Clone)]
+pub struct NodeHandle {
+    /// Its name.
+    pub name: NodeName,
+    /// Its number.
+    pub number: NodeNumber,
+    /// Its region.
+    pub region: RegionCode,
+    /// Its identity; join tokens pin its authority.
+    pub identity: Arc<Identity>,
+    /// All it knows.
+    pub reader: Reader,
+    /// The facts of organizations and apps.
+    pub registry: Registry,
+    /// Its own Machines.
+    pub machines: Machines,
+    /// Calls to other nodes.
+    pub backhaul: Backhaul,
+    /// Distances and suspicion.
+    pub peers: Arc<Peers>,
+    /// Its proxy.
+    pub edge: Edge,
+    /// Where public addresses are reached on this machine.
+    pub mappings: Arc<Mappings>,
+    /// The rules of its links.
+    pub links: Arc<LinkRules>,
+    /// The regions it knows.
+    pub regions: Arc<Regions>,
+    /// `netns` or `portable`.
+    pub isolation: &'static str,
+    /// What it says of itself and its Machines.
+    pub gossip: Gossip,
+    /// What it says of itself now.
+    pub record: watch::Sender<NodeRecord>,
+}
+
+impl NodeHandle {
+    /// How far this node has come.
+    ///
+    /// # Errors
+    /// When gossip has ended.
+    pub async fn own_seen(&self) -> anyhow::Result<Seen> {
+        let (generation, version) = self.gossip.own_version().await.context("gossip has ended")?;
+        Ok(Seen { node: self.number, generation, version, applied: self.registry.applied() })
+    }
+
+    /// Returns once every live node has seen all that this node and each of them knew when asked.
+    ///
+    /// # Errors
+    /// At the deadline, with the nodes that are behind.
+    pub async fn barrier(&self, patience: Duration) -> anyhow::Result<()> {
+        let own = self.own_seen().await?;
+        let carrier = Carrier(self.backhaul.clone());
+        barrier::run(&self.reader, own, &carrier, Instant::now() + patience).await?;
+        Ok(())
+    }
+
+    /// Takes nothing new and waits, at most `patience`, until nothing is in flight. The process stays.
+    ///
+    /// # Errors
+    /// When something was still in flight at the end.
+    pub async fn drain(&self, patience: Duration) -> anyhow::Result<()> {
+        self.set_draining(true);
+        let left = self.edge.drain(patience).await;
+        anyhow::ensure!(left == 0, "{left} requests were still in flight after {patience:?}");
+        Ok(())
+    }
+
+    /// Takes requests again.
+    pub fn undrain(&self) {
+        self.edge.undrain();
+        self.set_draining(false);
+    }
+
+    fn set_draining(&self, draining: bool) {
+        self.record.send_if_modified(|record| std::mem::replace(&mut record.draining, draining) != draining);
+    }
+}
