@@ -1,0 +1,163 @@
+//! `skein node`: nodes, and running one.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use skein_core::api::{CreateJoinToken, JoinTokenJson, NodeJson};
+use skein_core::machine::GoDuration;
+use skein_core::{NodeName, RegionCode};
+
+use super::client::{Client, segment};
+use super::ctx::Ctx;
+use super::{out, status};
+use crate::node::NodeConfig;
+
+/// What to do with nodes.
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeCommand {
+    /// Runs a node in the foreground
+    Run(Box<RunArgs>),
+    /// Lists nodes
+    #[command(visible_alias = "ls")]
+    List,
+    /// Makes a token with which nodes join, and shows it, once
+    Token {
+        /// How many nodes may join with it
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+        uses: u32,
+        /// How long it is valid, for example 30m
+        #[arg(long, default_value = "1h")]
+        ttl: GoDuration,
+    },
+    /// Gives a node nothing new and waits until what it has is done; its process stays
+    Drain {
+        /// The node
+        name: NodeName,
+    },
+    /// Lets a drained node take requests again
+    Undrain {
+        /// The node
+        name: NodeName,
+    },
+    /// Drains a node of a testbed and starts it again; starts a dead one
+    Restart {
+        /// The node
+        name: NodeName,
+    },
+}
+
+/// How a node runs: by a file, or by these.
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// The node's configuration; everything else is in it then
+    #[arg(long, value_name = "FILE", exclusive = true, required_unless_present = "region")]
+    config: Option<PathBuf>,
+    /// Joins the cluster that made this token
+    #[arg(long, value_name = "TOKEN")]
+    join: Option<String>,
+    /// The region
+    #[arg(long)]
+    region: Option<RegionCode>,
+    /// The name; made of the region and a number when it is not given
+    #[arg(long)]
+    name: Option<NodeName>,
+    /// Where its files are: its identity, its registry, its Machines
+    #[arg(long, default_value = "skein-data")]
+    data_dir: PathBuf,
+    /// Where its API listens
+    #[arg(long, default_value = "127.0.0.1:0")]
+    api: SocketAddr,
+    /// Where other nodes reach it
+    #[arg(long, default_value = "127.0.0.1:0")]
+    backhaul: SocketAddr,
+    /// Makes a new cluster
+    #[arg(long, conflicts_with = "join", requires = "name")]
+    bootstrap: bool,
+}
+
+impl RunArgs {
+    /// The configuration that the arguments mean.
+    ///
+    /// # Errors
+    /// When the file can't be used, or the arguments do not fit together.
+    pub(crate) fn node_config(self) -> anyhow::Result<NodeConfig> {
+        if let Some(file) = &self.config {
+            return NodeConfig::load(file);
+        }
+        let region = self.region.ok_or_else(|| anyhow::anyhow!("name a region with --region"))?;
+        // Through the same reader as a file: defaults are its.
+        let mut table = toml::Table::new();
+        table.insert("region".into(), region.to_string().into());
+        table.insert("data_dir".into(), self.data_dir.display().to_string().into());
+        table.insert("api_bind".into(), self.api.to_string().into());
+        table.insert("backhaul_bind".into(), self.backhaul.to_string().into());
+        table.insert("bootstrap".into(), self.bootstrap.into());
+        table.extend(self.name.map(|name| ("name".to_owned(), name.to_string().into())));
+        table.extend(self.join.map(|token| ("join".to_owned(), token.into())));
+        Ok(table.try_into()?)
+    }
+}
+
+/// Runs all but `node run`.
+pub(crate) async fn run(command: NodeCommand, ctx: &Ctx) -> anyhow::Result<()> {
+    let client = ctx.client()?;
+    match command {
+        NodeCommand::Run(_) => anyhow::bail!("invariant: a node runs without a client"),
+        NodeCommand::List => {
+            let nodes: Vec<NodeJson> = client.get("/skein/v1/nodes").await?;
+            if ctx.json { out::json(&nodes) } else { status::nodes_table(&nodes).print() }
+        }
+        NodeCommand::Token { uses, ttl } => {
+            let body = CreateJoinToken { uses, ttl_seconds: ttl.0.as_secs().max(1) };
+            let made: JoinTokenJson = client.post("/skein/v1/join_tokens", &body).await?;
+            if ctx.json {
+                return out::json(&made);
+            }
+            out::note("on the new node: skein node run --region REGION --join TOKEN");
+            out::data(&made.token)
+        }
+        NodeCommand::Drain { name } => {
+            drain(&client, &name).await?;
+            out::note(&format!("{name} is drained; `skein node undrain {name}` takes it back"));
+            Ok(())
+        }
+        NodeCommand::Undrain { name } => {
+            undrain(&client, &name).await?;
+            out::note(&format!("{name} takes requests again"));
+            Ok(())
+        }
+        NodeCommand::Restart { name } => restart(&client, &name).await,
+    }
+}
+
+async fn drain(client: &Client, name: &NodeName) -> anyhow::Result<()> {
+    let none = serde_json::json!({});
+    let _answer: serde_json::Value =
+        client.post(&format!("/skein/v1/nodes/{}/drain", segment(name.as_str())), &none).await?;
+    Ok(())
+}
+
+async fn undrain(client: &Client, name: &NodeName) -> anyhow::Result<()> {
+    let none = serde_json::json!({});
+    let _answer: serde_json::Value =
+        client.post(&format!("/skein/v1/nodes/{}/undrain", segment(name.as_str())), &none).await?;
+    Ok(client.barrier().await?)
+}
+
+async fn restart(client: &Client, name: &NodeName) -> anyhow::Result<()> {
+    let nodes: Vec<NodeJson> = client.get("/skein/v1/nodes").await?;
+    let Some(node) = nodes.iter().find(|node| node.name == *name) else {
+        let names: Vec<&str> = nodes.iter().map(|node| node.name.as_str()).collect();
+        anyhow::bail!("there is no node {name}; there are {}", names.join(", "));
+    };
+    if node.alive && !node.suspect {
+        drain(client, name).await?;
+    }
+    let none = serde_json::json!({});
+    let path = format!("/skein/v1/testbed/nodes/{}/restart", segment(name.as_str()));
+    let _answer: serde_json::Value = client.post(&path, &none).await?;
+    undrain(client, name).await?;
+    out::note(&format!("{name} is back"));
+    Ok(())
+}
