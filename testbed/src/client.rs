@@ -62,7 +62,15 @@ impl NodeClient {
     /// # Errors
     /// [`CallError`].
     pub async fn nodes(&self, api: &str, timeout: Duration) -> Result<Vec<NodeJson>, CallError> {
-        self.call(reqwest::Method::GET, &format!("{api}/skein/v1/nodes"), None::<&()>, timeout).await
+        self.get(&format!("{api}/skein/v1/nodes"), timeout).await
+    }
+
+    /// Reads.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn get<T: DeserializeOwned>(&self, url: &str, timeout: Duration) -> Result<T, CallError> {
+        self.call(reqwest::Method::GET, url, None::<&()>, timeout).await
     }
 
     /// Makes or does something; what the answer says is read as JSON.

@@ -8,6 +8,7 @@
 //! the files that it reports in are used.
 
 mod client;
+mod down;
 mod error;
 mod front;
 mod home;
@@ -21,6 +22,7 @@ mod testbed;
 pub mod trace;
 
 pub use client::{CallError, NodeClient};
+pub use down::{Ended, end};
 pub use error::TestbedError;
 pub use front::{Front, refusal};
 pub use home::{ClusterDir, ClusterName, Home, InvalidName, Lock, LockError};

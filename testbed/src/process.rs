@@ -104,7 +104,9 @@ fn ended(status: WaitStatus) -> Option<String> {
     match status {
         WaitStatus::Exited(_, code) => Some(format!("exited with status {code}")),
         WaitStatus::Signaled(_, signal, _) => Some(format!("was killed by {signal}")),
-        _ => None,
+        WaitStatus::StillAlive | WaitStatus::Stopped(..) | WaitStatus::Continued(_) => None,
+        #[cfg(target_os = "linux")]
+        WaitStatus::PtraceEvent(..) | WaitStatus::PtraceSyscall(_) => None,
     }
 }
 

@@ -407,9 +407,9 @@ impl Testbed {
     pub async fn down(&self) -> Result<(), TestbedError> {
         self.ask_down();
         let mut ends = JoinSet::new();
-        for node in self.0.nodes.iter().cloned() {
+        for index in 0..self.0.nodes.len() {
             let testbed = self.clone();
-            ends.spawn(async move { testbed.end(&node).await });
+            ends.spawn(async move { testbed.end(&testbed.0.nodes[index]).await });
         }
         for ended in ends.join_all().await {
             ended?;

@@ -136,9 +136,9 @@ async fn a_trace_settles_once_the_missing_parent_arrives() {
     add(&collector, &message(5, &[(2, Some(1)), (4, Some(3))])).await;
     let store = collector.store().clone();
     let id = HEXLOWER.encode(&[5; 16]);
-    let waiting = tokio::task::spawn(async move { store.settled(&id, PATIENCE).await });
-    add(&collector, &message(5, &[(1, None), (3, Some(1))])).await;
-    let trace = waiting.await.unwrap().unwrap();
+    let rest = message(5, &[(1, None), (3, Some(1))]);
+    let (trace, _) = tokio::join!(store.settled(&id, PATIENCE), add(&collector, &rest));
+    let trace = trace.unwrap();
     assert_eq!(trace.spans.len(), 4);
     assert_eq!(collector.store().settled("nobody", Duration::ZERO).await, None);
 }
