@@ -4,51 +4,49 @@
 //! TCP connection or a question is one bidirectional stream of it; gossip and probes are datagrams.
 //! Peers are known by the number and key that their certificate proves, never by their address.
 
-mod cid;
 mod conn;
 mod datagram;
+mod endpoint;
 mod peer;
 mod peers;
 mod serve;
 mod stream;
 pub(crate) mod tls;
+mod types;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, UdpSocket};
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use imbl::OrdMap;
-use quinn::{AsyncTimer, AsyncUdpSocket, Endpoint, Runtime, TokioRuntime, TransportConfig, VarInt};
+use quinn::{Endpoint, Runtime, TokioRuntime, VarInt};
+use skein_core::NodeNumber;
 use skein_core::region::Regions;
-use skein_core::wire::{Ask, Frame, JoinReply, JoinRequest, Open, Preamble};
-use skein_core::{NodeName, NodeNumber, RegionCode};
+use skein_core::wire::{Ask, Frame, Open, Preamble};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::clock;
 use crate::entropy::Entropy;
 use crate::identity::Identity;
 use crate::link::{self, LinkTable};
-use crate::{BoxFuture, clock};
 
 use peer::Peer;
 pub use peers::{PeerReport, Peers};
 pub use stream::{FrameReceiver, FrameSender, FrameStream, StreamError};
 pub use tls::TlsError;
+pub use types::{
+    AskError, BackhaulConfig, BackhaulCounts, BackhaulError, Inbound, Joiner, OpenError, PeerAddress,
+};
 
-/// The most datagram bytes waiting for one peer; the oldest are dropped.
-const DATAGRAM_BUFFER: usize = 256 << 10;
 /// The least a connection may be given of [`BackhaulConfig::node_window`].
 const LEAST_WINDOW: u64 = 4 << 20;
-/// Streams in one direction carry gossip only.
-const GOSSIP_STREAMS: u32 = 64;
-
 /// The node is going away.
 const SHUTDOWN: VarInt = VarInt::from_u32(0);
 /// A newer connection with the same node took this one's place.
@@ -59,163 +57,6 @@ const STRANGER: VarInt = VarInt::from_u32(2);
 const REMOVED: VarInt = VarInt::from_u32(3);
 /// A join was answered.
 pub(crate) const JOINED: VarInt = VarInt::from_u32(4);
-
-/// What the node does with what its peers send. Nothing here may block.
-pub trait Inbound: Send + Sync + 'static {
-    /// A request or connection for a Machine; the future owns the stream.
-    fn request(&self, peer: NodeNumber, preamble: Preamble, stream: FrameStream) -> BoxFuture<'static, ()>;
-    /// A question; the error's text reaches the asker.
-    fn ask(&self, peer: NodeNumber, ask: Ask) -> BoxFuture<'static, Result<Bytes, String>>;
-    /// A gossip message: dropped and counted when there is no room.
-    fn gossip(&self, peer: NodeNumber, message: Bytes);
-}
-
-/// Decides on nodes that want to join; the error's text reaches who asks.
-pub trait Joiner: Send + Sync + 'static {
-    /// Admits a node or says why not.
-    fn join(&self, request: JoinRequest, from: SocketAddr) -> BoxFuture<'static, Result<JoinReply, String>>;
-}
-
-/// A member, as the registry knows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PeerAddress {
-    /// Where its backhaul listens.
-    pub addr: SocketAddr,
-    /// Its name.
-    pub name: NodeName,
-    /// Its region.
-    pub region: RegionCode,
-    /// SHA-256 of its public key; a certificate with another key is refused.
-    pub key: [u8; 32],
-}
-
-/// How backhaul behaves.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BackhaulConfig {
-    /// Where to listen.
-    pub bind: SocketAddr,
-    /// The node's region: peers not yet measured are as far as the regions are.
-    pub region: RegionCode,
-    /// How long a dial may take. 3 s.
-    pub dial_timeout: Duration,
-    /// A connection on which nothing comes for so long is lost, with its streams. 4 s.
-    pub idle_timeout: Duration,
-    /// Between probes of a peer in use, or of one that owes an answer. 250 ms.
-    pub probe_busy: Duration,
-    /// The most between probes of other peers; fewer peers are probed more often. 1 s.
-    pub probe_idle: Duration,
-    /// Streams that a peer may have open at once. 8,192.
-    pub streams: u32,
-    /// Bytes of one stream that may wait here unread. 1 MiB.
-    pub stream_window: u32,
-    /// Bytes of one connection that may wait here unread. 256 MiB.
-    pub connection_window: u64,
-    /// Bytes of all connections together that may wait here unread. 1 GiB.
-    pub node_window: u64,
-    /// Seeds the shim's randomness; the operating system's when `None`.
-    pub seed: Option<u64>,
-}
-
-impl BackhaulConfig {
-    /// The usual configuration.
-    pub fn new(bind: SocketAddr, region: RegionCode) -> Self {
-        Self {
-            bind,
-            region,
-            dial_timeout: Duration::from_secs(3),
-            idle_timeout: Duration::from_secs(4),
-            probe_busy: Duration::from_millis(250),
-            probe_idle: Duration::from_secs(1),
-            streams: 8_192,
-            stream_window: 1 << 20,
-            connection_window: 256 << 20,
-            node_window: 1 << 30,
-            seed: None,
-        }
-    }
-}
-
-/// Why backhaul did not start; the operator or the identity caused it.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum BackhaulError {
-    /// The UDP socket could not be had.
-    #[error("backhaul cannot listen on {bind} (UDP): {reason}")]
-    Bind {
-        /// The address.
-        bind: SocketAddr,
-        /// What the operating system said.
-        reason: String,
-    },
-    /// The identity does not work.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-    /// Called outside a runtime.
-    #[error("backhaul needs a Tokio runtime")]
-    NoRuntime,
-}
-
-/// Why no stream to a peer was opened; nothing of it reached the peer's Machines.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum OpenError {
-    /// No such member is known here.
-    #[error("node {0} is not known here")]
-    Unknown(NodeNumber),
-    /// It could not be dialled.
-    #[error("node {node} is not reachable: {reason}")]
-    Unreachable {
-        /// The node.
-        node: NodeNumber,
-        /// The transport's reason.
-        reason: String,
-    },
-    /// No connection or no free stream in time.
-    #[error("no stream to node {0} in time")]
-    Timeout(NodeNumber),
-    /// The stream broke before anything of it was delivered.
-    #[error(transparent)]
-    Broken(#[from] StreamError),
-}
-
-/// Why a question has no answer.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum AskError {
-    /// It was not asked.
-    #[error(transparent)]
-    Open(#[from] OpenError),
-    /// It was asked; whether it had an effect is not known.
-    #[error(transparent)]
-    Broken(#[from] StreamError),
-    /// It was asked, and no answer came in time; whether it had an effect is not known.
-    #[error("node {0} did not answer in time")]
-    Timeout(NodeNumber),
-    /// The peer answered that it cannot.
-    #[error("node {node} answered: {reason}")]
-    Refused {
-        /// The node.
-        node: NodeNumber,
-        /// Its words.
-        reason: String,
-    },
-}
-
-/// What backhaul has counted since the node started.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct BackhaulCounts {
-    /// Connections refused: no certificate, another authority's, another key for a number, fenced.
-    pub strangers: u64,
-    /// Streams and datagrams that were no valid frames.
-    pub garbage: u64,
-    /// Dials that failed.
-    pub failed_dials: u64,
-    /// Connections that were lost or closed.
-    pub lost: u64,
-    /// Gossip messages dropped before they were sent.
-    pub gossip_dropped: u64,
-    /// Joins answered with a certificate.
-    pub joined: u64,
-    /// Joins refused.
-    pub joins_refused: u64,
-}
 
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
@@ -238,7 +79,6 @@ fn count(counter: &AtomicU64) {
 #[derive(Clone)]
 pub struct Backhaul(Arc<Shared>);
 
-#[derive(Clone)]
 struct Handlers {
     inbound: Arc<dyn Inbound>,
     joiner: Arc<dyn Joiner>,
@@ -255,7 +95,8 @@ struct Shared {
     /// Held while the set of peers changes.
     roster: Mutex<()>,
     fenced: ArcSwap<BTreeSet<[u8; 32]>>,
-    handlers: watch::Sender<Option<Handlers>>,
+    handlers: OnceLock<Handlers>,
+    serving: watch::Sender<bool>,
     counters: Counters,
     runtime: Handle,
     tasks: TaskTracker,
@@ -303,20 +144,21 @@ impl Backhaul {
         let runtime = Handle::try_current().map_err(|_| BackhaulError::NoRuntime)?;
         let tasks = TaskTracker::new();
         let stop = CancellationToken::new();
-        enlarge_buffers(&socket);
+        endpoint::enlarge_buffers(&socket);
         let inner = TokioRuntime.wrap_udp_socket(socket).map_err(refused)?;
         let entropy = config.seed.map_or_else(Entropy::default, Entropy::seeded);
         let (socket, deliver) = link::shape(inner, links.clone(), entropy);
         tasks.spawn_on(stop.clone().run_until_cancelled_owned(deliver), &runtime);
 
-        let transport = Arc::new(transport(&config));
+        let transport = Arc::new(endpoint::transport(&config));
         let mut server = quinn::ServerConfig::with_crypto(tls::server(&identity)?);
         server.transport_config(Arc::clone(&transport)).migration(false);
         let mut client = quinn::ClientConfig::new(tls::client(&identity)?);
         client.transport_config(transport);
-        let on = Arc::new(On { runtime: runtime.clone(), tasks: tasks.clone() });
-        let endpoint = Endpoint::new_with_abstract_socket(cid::endpoint(&identity), Some(server), socket, on)
-            .map_err(refused)?;
+        let on = Arc::new(endpoint::On { runtime: runtime.clone(), tasks: tasks.clone() });
+        let endpoint =
+            Endpoint::new_with_abstract_socket(endpoint::identified(&identity), Some(server), socket, on)
+                .map_err(refused)?;
         let proximity = Arc::new(Peers::new(identity.number(), config.region, regions));
         let shared = Shared {
             config,
@@ -328,7 +170,8 @@ impl Backhaul {
             peers: ArcSwap::default(),
             roster: Mutex::new(()),
             fenced: ArcSwap::default(),
-            handlers: watch::channel(None).0,
+            handlers: OnceLock::new(),
+            serving: watch::channel(false).0,
             counters: Counters::default(),
             runtime,
             tasks,
@@ -345,10 +188,11 @@ impl Backhaul {
         self.0.endpoint.local_addr().expect("invariant: the socket is bound")
     }
 
-    /// Begins to take connections, and hands over what comes on all connections. Called once.
+    /// Begins to take connections, and hands over what comes on all connections. Called once: later
+    /// calls change nothing.
     pub fn serve(&self, inbound: Arc<dyn Inbound>, joiner: Arc<dyn Joiner>) {
-        let first = self.0.handlers.send_replace(Some(Handlers { inbound, joiner })).is_none();
-        if first {
+        if self.0.handlers.set(Handlers { inbound, joiner }).is_ok() {
+            self.0.serving.send_replace(true);
             self.0.spawn(serve::accept(Arc::clone(&self.0)));
         }
     }
@@ -507,8 +351,14 @@ fn priority(ask: &Ask) -> i32 {
 }
 
 impl Shared {
+    /// Runs a task until the node closes backhaul.
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn_on(self.stop.clone().run_until_cancelled_owned(task), &self.runtime);
+    }
+
+    /// Runs a task that ends with its stream; cheaper than [`Self::spawn`].
+    fn spawn_stream(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn_on(task, &self.runtime);
     }
 
     /// The peer of that number; made when only its certificate tells of it.
@@ -524,10 +374,11 @@ impl Shared {
     }
 
     /// The handlers, once [`Backhaul::serve`] gave them.
-    async fn handlers(&self) -> Option<Handlers> {
-        let mut handlers = self.handlers.subscribe();
-        let given = handlers.wait_for(Option::is_some).await.ok()?;
-        given.clone()
+    async fn handlers(&self) -> Option<&Handlers> {
+        if self.handlers.get().is_none() {
+            self.serving.subscribe().wait_for(|serving| *serving).await.ok()?;
+        }
+        self.handlers.get()
     }
 
     /// Splits the node's window among the connections there are.
@@ -545,59 +396,6 @@ impl Shared {
     fn probe_idle(&self) -> Duration {
         let peers = self.peers.load().len() as u32;
         (Duration::from_millis(50) * peers).clamp(self.config.probe_busy, self.config.probe_idle)
-    }
-}
-
-fn transport(config: &BackhaulConfig) -> TransportConfig {
-    let mut transport = TransportConfig::default();
-    let idle = config.idle_timeout.try_into().ok();
-    transport
-        .max_concurrent_bidi_streams(config.streams.into())
-        .max_concurrent_uni_streams(GOSSIP_STREAMS.into())
-        .max_idle_timeout(idle)
-        // A handshake packet that is lost must not cost a second.
-        .initial_rtt(Duration::from_millis(150))
-        .stream_receive_window(config.stream_window.into())
-        .receive_window(VarInt::from_u64(config.connection_window).unwrap_or(VarInt::MAX))
-        .send_window(config.connection_window)
-        .datagram_receive_buffer_size(Some(DATAGRAM_BUFFER))
-        .datagram_send_buffer_size(DATAGRAM_BUFFER);
-    transport
-}
-
-/// Bursts of many streams overrun the kernel's default buffer of some 200 KiB.
-fn enlarge_buffers(socket: &UdpSocket) {
-    const BYTES: usize = 4 << 20;
-    let socket = socket2::SockRef::from(socket);
-    // The kernel caps both silently; smaller buffers only cost retransmissions.
-    let _ = socket.set_recv_buffer_size(BYTES);
-    let _ = socket.set_send_buffer_size(BYTES);
-}
-
-/// Runs quinn's tasks on one runtime, whoever calls.
-#[derive(Debug)]
-struct On {
-    runtime: Handle,
-    tasks: TaskTracker,
-}
-
-impl Runtime for On {
-    fn new_timer(&self, at: Instant) -> Pin<Box<dyn AsyncTimer>> {
-        let _entered = self.runtime.enter();
-        TokioRuntime.new_timer(at)
-    }
-
-    fn spawn(&self, future: Pin<Box<dyn Future<Output = ()> + Send>>) {
-        self.tasks.spawn_on(future, &self.runtime);
-    }
-
-    fn wrap_udp_socket(&self, socket: UdpSocket) -> std::io::Result<Arc<dyn AsyncUdpSocket>> {
-        let _entered = self.runtime.enter();
-        TokioRuntime.wrap_udp_socket(socket)
-    }
-
-    fn now(&self) -> Instant {
-        clock::now()
     }
 }
 

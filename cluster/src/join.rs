@@ -154,16 +154,8 @@ pub(crate) async fn answer(connection: Connection, joiner: &dyn Joiner, counters
         Ok(request) => joiner.join(request, from).await,
         Err(error) => Err(format!("the request cannot be read: {error}")),
     };
-    match &answer {
-        Ok(reply) => {
-            counters.joined.fetch_add(1, Ordering::Relaxed);
-            tracing::info!(node = %reply.name, number = %reply.number, %from, "node joined");
-        }
-        Err(reason) => {
-            counters.joins_refused.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(%from, %reason, "join refused");
-        }
-    }
+    let counter = if answer.is_ok() { &counters.joined } else { &counters.joins_refused };
+    counter.fetch_add(1, Ordering::Relaxed);
     let delivered = async {
         send.write_all(&codec::encode(&answer)).await.ok()?;
         send.finish().ok()?;

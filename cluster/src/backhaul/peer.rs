@@ -136,20 +136,27 @@ impl Peer {
         let (peer, within) = (Arc::clone(self), Arc::clone(shared));
         shared.spawn(async move {
             let reason = serve::connection(&within, &peer, &conn).await;
-            peer.drop_conn(&within, &conn);
-            tracing::info!(peer = %peer.number, %reason, "backhaul connection ended");
+            if peer.drop_conn(&within, &conn) {
+                count(&within.counters.lost);
+                tracing::info!(peer = %peer.number, %reason, "backhaul connection lost");
+            } else {
+                tracing::debug!(peer = %peer.number, %reason, "spare backhaul connection ended");
+            }
         });
     }
 
-    fn drop_conn(&self, shared: &Shared, gone: &Conn) {
-        self.with_conns(|conns| {
+    /// Whether it was the one that is sent on.
+    fn drop_conn(&self, shared: &Shared, gone: &Conn) -> bool {
+        let was_current = self.with_conns(|conns| {
+            let was_current = self.is_current(gone);
             conns.retain(|conn| conn.id() != gone.id());
             self.current.store(preferred(conns));
+            was_current
         });
         self.vitals.connections.fetch_sub(1, Ordering::Relaxed);
-        count(&shared.counters.lost);
         self.changed.notify_waiters();
         shared.share_windows();
+        was_current
     }
 
     /// A stream on the current connection; dials when there is none.
@@ -181,6 +188,9 @@ impl Peer {
     }
 
     async fn connect(self: &Arc<Self>, shared: &Arc<Shared>) -> Result<Arc<Conn>, OpenError> {
+        if let Some(conn) = self.current.load_full() {
+            return Ok(conn);
+        }
         let mut dials = self.dials.subscribe();
         let before = dials.borrow_and_update().0;
         loop {

@@ -26,8 +26,8 @@ const HANDSHAKES: usize = 1_024;
 const UNPROVED: usize = 256;
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(5);
-/// How long a stream may be open before its first frame is whole.
-const FIRST_FRAME: Duration = Duration::from_secs(10);
+/// How long a stream may be open before its first frame is whole: on a bad link it takes its time.
+const FIRST_FRAME: Duration = Duration::from_secs(60);
 
 /// Lets connections in until the endpoint closes.
 pub(super) async fn accept(shared: Arc<Shared>) {
@@ -129,6 +129,8 @@ pub(super) fn refuse(shared: &Shared, from: SocketAddr, reason: &str) {
 pub(super) async fn connection(shared: &Arc<Shared>, peer: &Arc<Peer>, conn: &Arc<Conn>) -> ConnectionError {
     let (connection, vitals) = (&conn.connection, &peer.vitals);
     let mut probes = Probes::new();
+    let sleep = tokio::time::sleep_until(clock::now().into());
+    tokio::pin!(sleep);
     loop {
         let pace = (shared.config.probe_busy, shared.probe_idle());
         let now = clock::now();
@@ -138,13 +140,16 @@ pub(super) async fn connection(shared: &Arc<Shared>, peer: &Arc<Peer>, conn: &Ar
             continue;
         }
         // Without a probe due, whether one is needed is looked at again after the idle pace.
-        let wake = tokio::time::sleep_until(due.unwrap_or(now + pace.1).into());
+        let wake = due.unwrap_or(now + pace.1).into();
+        if due.is_some_and(|_| sleep.deadline() != wake) || sleep.is_elapsed() {
+            sleep.as_mut().reset(wake);
+        }
         let event = tokio::select! {
             datagram = connection.read_datagram() => datagram.map(Event::Datagram),
             stream = connection.accept_bi() => stream.map(Event::Stream),
             stream = connection.accept_uni() => stream.map(Event::Gossip),
             () = vitals.in_use.notified() => Ok(Event::Tick),
-            () = wake => Ok(Event::Tick),
+            () = &mut sleep => Ok(Event::Tick),
         };
         match event {
             Ok(Event::Tick) => continue,
@@ -152,12 +157,12 @@ pub(super) async fn connection(shared: &Arc<Shared>, peer: &Arc<Peer>, conn: &Ar
             Ok(Event::Stream(halves)) => {
                 let guard = InFlight::new(&conn.in_flight);
                 let stream = FrameStream::new(peer.number, halves, Arc::clone(vitals), guard);
-                shared.spawn(bidirectional(Arc::clone(shared), stream));
+                shared.spawn_stream(bidirectional(Arc::clone(shared), stream));
             }
             Ok(Event::Gossip(half)) => {
                 let guard = InFlight::new(&conn.in_flight);
                 let receiver = FrameReceiver::new(half, Arc::clone(vitals), guard);
-                shared.spawn(gossip(Arc::clone(shared), Arc::clone(peer), receiver));
+                shared.spawn_stream(gossip(Arc::clone(shared), Arc::clone(peer), receiver));
             }
             Err(error) => return error,
         }
@@ -180,8 +185,7 @@ async fn datagram(shared: &Shared, peer: &Peer, conn: &Conn, probes: &mut Probes
         }
         Some(Datagram::Pong(number)) => probes.answered(number, &peer.vitals, clock::now()),
         Some(Datagram::Gossip(message)) => {
-            let handlers = shared.handlers.borrow().clone();
-            if let Some(handlers) = handlers {
+            if let Some(handlers) = shared.handlers.get() {
                 handlers.inbound.gossip(peer.number, message);
             }
         }
@@ -200,12 +204,12 @@ async fn bidirectional(shared: Arc<Shared>, mut stream: FrameStream) {
             count(&shared.counters.garbage);
             tracing::debug!(peer = %stream.peer, "stream does not begin with a valid frame");
             stream.recv.stop(GARBAGE);
-            return stream.send.reset();
+            return stream.send.reset_with(GARBAGE);
         }
         Ok(Err(_)) => return,
         Err(_) => {
             stream.recv.stop(TOO_LATE);
-            return stream.send.reset();
+            return stream.send.reset_with(TOO_LATE);
         }
     };
     let Some(handlers) = shared.handlers().await else { return };

@@ -161,7 +161,14 @@ impl FrameSender {
     /// Gives the stream up: what was not delivered yet is dropped, the peer sees
     /// [`StreamError::Reset`].
     pub fn reset(&mut self) {
-        drop(Writing(self.stream.take()));
+        self.reset_with(CANCELLED);
+    }
+
+    pub(super) fn reset_with(&mut self, code: VarInt) {
+        if let Some(mut stream) = self.stream.take() {
+            // Only fails when it is closed already.
+            let _ = stream.reset(code);
+        }
     }
 
     /// Waits until the peer no longer takes what is sent: it stopped reading, or the connection is

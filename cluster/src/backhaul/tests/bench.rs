@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use skein_core::wire::{JoinReply, JoinRequest};
 
 use super::super::*;
+use crate::BoxFuture;
 use crate::identity::{Authority, DataKey};
+use tokio::sync::mpsc;
 
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 

@@ -150,3 +150,34 @@ async fn a_node_that_goes_away_says_so() {
     let refused = b.echo(1, "x").await;
     assert!(refused.is_err(), "{refused:?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bad_link_costs_time_but_no_answer() {
+    let (_cluster, [a, b]) = Cluster::of();
+    let bad = LinkRule {
+        delay_us: 10_000,
+        jitter_us: 5_000,
+        loss: 0.1,
+        duplicate: 0.05,
+        reorder: 0.05,
+        ..LinkRule::default()
+    };
+    a.links.set_faults(rule(2, bad));
+    b.links.set_faults(rule(1, bad));
+    let mut asking = tokio::task::JoinSet::new();
+    for question in 0..100u8 {
+        let (to, asker) = if question % 2 == 0 { (2, &a) } else { (1, &b) };
+        let backhaul = asker.backhaul.clone();
+        asking.spawn(async move {
+            let text = vec![question; 2_000];
+            backhaul.ask(number(to), Ask::Registry(text.clone()), PATIENCE).await.map(|answer| {
+                assert_eq!(answer[1..], text);
+            })
+        });
+    }
+    for answer in asking.join_all().await {
+        answer.unwrap();
+    }
+    let counts = a.links.counts();
+    assert!(counts.dropped > 0 && counts.delayed > 0 && counts.duplicated > 0, "{counts:?}");
+}
