@@ -15,11 +15,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use openraft::{Config, SnapshotPolicy};
 use skein_core::facts::{Fact, FactKey, State};
-use skein_core::{NodeNumber, codec};
+use skein_core::{NodeNumber, Random, codec};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use ulid::Ulid;
 
+use crate::clock;
 use crate::entropy::Entropy;
 
 mod disk;
@@ -48,8 +50,11 @@ pub struct RegistryConfig {
     /// This node. A number must never come back with an empty file: the leader would see a log that
     /// went backwards.
     pub node: NodeNumber,
-    /// The registry's file; made when it does not exist.
+    /// The registry's file.
     pub path: PathBuf,
+    /// Whether the file is made when it does not exist: only when the node has just joined or begins
+    /// a cluster. A node that lost its file has lost its votes and must join again.
+    pub create: bool,
     /// How often a leader is heard, and at the same time the limit that openraft sets for one message
     /// and its answer: it must be above the longest round trip plus the follower's write to its disk.
     pub heartbeat: Duration,
@@ -72,6 +77,7 @@ impl RegistryConfig {
         Self {
             node,
             path,
+            create: true,
             // The longest way round between two of the documented regions is 270 ms.
             heartbeat: Duration::from_millis(400),
             election: (Duration::from_millis(600), Duration::from_millis(1_200)),
@@ -115,6 +121,14 @@ pub enum RegistryError {
         path: PathBuf,
         /// What is wrong.
         reason: String,
+    },
+    /// The file is gone, and it may not be made anew.
+    #[error("the registry {path} of node {node} is gone; remove the node and let it join again")]
+    Missing {
+        /// The file.
+        path: PathBuf,
+        /// The node.
+        node: NodeNumber,
     },
     /// The file was written by a node of another number.
     #[error("the registry {path} belongs to node {owner}, this is node {node}")]
@@ -166,6 +180,8 @@ struct Inner {
     published: watch::Receiver<Published>,
     incoming: Incoming,
     disk: Arc<Disk>,
+    /// The id of the file.
+    file: Ulid,
     entropy: Mutex<Entropy>,
     tasks: Mutex<JoinSet<()>>,
     stop: CancellationToken,
@@ -191,11 +207,14 @@ impl Registry {
         let raft_config =
             config.raft().validate().map_err(|error| RegistryError::Config(error.to_string()))?;
         let (path, node) = (config.path.clone(), config.node);
+        if !config.create && !path.exists() {
+            return Err(RegistryError::Missing { path, node });
+        }
         let opened = tokio::task::spawn_blocking(move || open_file(path, node)).await;
         let (disk, machine) = opened.map_err(|error| RegistryError::Start(error.to_string()))??;
-        own(&disk, &config).await?;
+        let file = own(&disk, &config).await?;
         let published = machine.watch();
-        let network = Network(Arc::clone(&transport));
+        let network = Network::new(Arc::clone(&transport));
         let log = Log(Arc::clone(&disk));
         let raft = Raft::new(config.node.0, Arc::new(raft_config), network, log, machine)
             .await
@@ -216,6 +235,7 @@ impl Registry {
             published,
             incoming: Incoming::default(),
             disk,
+            file,
             entropy: Mutex::default(),
             tasks: Mutex::new(tasks),
             stop,
@@ -266,7 +286,8 @@ impl Registry {
         let raft = &self.0.raft;
         let response = match request {
             Request::Append(request) => {
-                Response::Append(raft.append_entries(request).await.map_err(|error| error.to_string())?)
+                let answer = raft.append_entries(request).await.map_err(|error| error.to_string())?;
+                Response::Append(answer, self.0.file)
             }
             Request::Vote(request) => {
                 Response::Vote(raft.vote(request).await.map_err(|error| error.to_string())?)
@@ -324,14 +345,23 @@ fn open_file(path: PathBuf, node: NodeNumber) -> Result<(Arc<Disk>, Machine), Re
 }
 
 const OWNER: &str = "node";
+const FILE: &str = "file";
 
-async fn own(disk: &Disk, config: &RegistryConfig) -> Result<(), RegistryError> {
+/// Marks the file as this node's; the file's own id, given once.
+async fn own(disk: &Disk, config: &RegistryConfig) -> Result<Ulid, RegistryError> {
+    let failed =
+        |error: DiskError| RegistryError::Open { path: config.path.clone(), reason: error.to_string() };
+    if let Some(file) = disk.meta(FILE).map_err(failed)? {
+        return Ok(file);
+    }
     let owner = config.node.0;
-    let written = disk.durable(move |transaction| disk::set_meta(transaction, OWNER, &owner)).await;
-    written.map_err(|error: DiskError| RegistryError::Open {
-        path: config.path.clone(),
-        reason: error.to_string(),
-    })
+    let file = Ulid::from_parts(clock::unix_ms(), u128::from(Entropy::default().next_u64()));
+    let written = disk.durable(move |transaction| {
+        disk::set_meta(transaction, OWNER, &owner)?;
+        disk::set_meta(transaction, FILE, &file)
+    });
+    written.await.map_err(failed)?;
+    Ok(file)
 }
 
 #[cfg(test)]

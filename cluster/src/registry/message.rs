@@ -23,7 +23,8 @@ pub(super) enum Request {
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Response {
-    Append(AppendEntriesResponse<Id>),
+    /// With the id of the file that the follower's log is in.
+    Append(AppendEntriesResponse<Id>, Ulid),
     Vote(VoteResponse<Id>),
     /// The part was kept; the next one is awaited.
     More,

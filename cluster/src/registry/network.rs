@@ -1,5 +1,6 @@
 //! Raft's messages over the node's [`RaftTransport`], and snapshots in parts.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -61,18 +62,32 @@ pub(super) async fn call(
     codec::decode(&answer).map_err(|error| CallError { to, reason: error.to_string() })
 }
 
-pub(super) struct Network(pub(super) Arc<dyn RaftTransport>);
+/// The file that each node's log was first seen in. A node that comes back with another one has lost
+/// its log and its votes; openraft's leader takes that for a broken invariant and panics.
+type Files = Arc<Mutex<BTreeMap<Id, Ulid>>>;
+
+pub(super) struct Network {
+    transport: Arc<dyn RaftTransport>,
+    files: Files,
+}
+
+impl Network {
+    pub(super) fn new(transport: Arc<dyn RaftTransport>) -> Self {
+        Self { transport, files: Files::default() }
+    }
+}
 
 impl RaftNetworkFactory<Types> for Network {
     type Network = Peer;
 
     async fn new_client(&mut self, target: Id, _: &EmptyNode) -> Peer {
-        Peer { transport: Arc::clone(&self.0), target }
+        Peer { transport: Arc::clone(&self.transport), files: Arc::clone(&self.files), target }
     }
 }
 
 pub(super) struct Peer {
     transport: Arc<dyn RaftTransport>,
+    files: Files,
     target: Id,
 }
 
@@ -102,7 +117,7 @@ impl Peer {
             match self.call(&request, PART_TIMEOUT).await? {
                 Response::More if !last => {}
                 Response::Installed(vote) => return Ok(vote),
-                Response::More | Response::Append(_) | Response::Vote(_) | Response::Propose(_) => break,
+                Response::More | Response::Append(..) | Response::Vote(_) | Response::Propose(_) => break,
             }
         }
         Err(self.unexpected())
@@ -116,7 +131,18 @@ impl RaftNetwork<Types> for Peer {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Id>, RpcError> {
         match self.call(&Request::Append(rpc), option.hard_ttl()).await? {
-            Response::Append(answer) => Ok(answer),
+            Response::Append(answer, file) => {
+                let known = {
+                    let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+                    *files.entry(self.target).or_insert(file)
+                };
+                if known == file {
+                    return Ok(answer);
+                }
+                let reason = "its registry's file is not the one it had; it must join again as a new node";
+                tracing::warn!(node = self.target, reason);
+                Err(Unreachable::new(&CallError { to: self.target, reason: reason.into() }).into())
+            }
             Response::Vote(_) | Response::More | Response::Installed(_) | Response::Propose(_) => {
                 Err(self.unexpected().into())
             }
@@ -126,7 +152,7 @@ impl RaftNetwork<Types> for Peer {
     async fn vote(&mut self, rpc: VoteRequest<Id>, option: RPCOption) -> Result<VoteResponse<Id>, RpcError> {
         match self.call(&Request::Vote(rpc), option.hard_ttl()).await? {
             Response::Vote(answer) => Ok(answer),
-            Response::Append(_) | Response::More | Response::Installed(_) | Response::Propose(_) => {
+            Response::Append(..) | Response::More | Response::Installed(_) | Response::Propose(_) => {
                 Err(self.unexpected().into())
             }
         }
@@ -153,7 +179,7 @@ impl RaftNetwork<Types> for Peer {
 
     fn backoff(&self) -> Backoff {
         let doubling = std::iter::successors(Some(Duration::from_millis(100)), |last| {
-            Some((*last * 2).min(Duration::from_secs(1)))
+            Some((*last * 2).min(Duration::from_millis(500)))
         });
         Backoff::new(doubling)
     }

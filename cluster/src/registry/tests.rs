@@ -21,6 +21,8 @@ struct Hub {
     registries: Mutex<BTreeMap<NodeNumber, Registry>>,
     /// From, to.
     cut: Mutex<BTreeSet<(NodeNumber, NodeNumber)>>,
+    /// How long a message is on its way.
+    one_way: Mutex<Duration>,
     /// Parts of snapshots that were sent to each node.
     parts: Mutex<BTreeMap<NodeNumber, usize>>,
 }
@@ -47,11 +49,14 @@ impl RaftTransport for Wire {
                 *hub.parts.lock().unwrap().entry(to).or_default() += 1;
             }
             let exchange = async {
+                let one_way = *hub.one_way.lock().unwrap();
+                tokio::time::sleep(one_way).await;
                 let there = hub.up(from, to);
                 let answer = match &there {
                     Some(registry) => registry.handle(from, message).await,
                     None => std::future::pending().await,
                 };
+                tokio::time::sleep(one_way).await;
                 // A link that was cut meanwhile loses the answer.
                 if hub.up(to, from).is_none() {
                     std::future::pending::<()>().await;

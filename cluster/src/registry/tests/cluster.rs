@@ -73,6 +73,24 @@ async fn a_leader_that_is_cut_off_refuses_while_the_others_go_on() {
     }
 }
 
+/// openraft takes the heartbeat interval as the limit for a message and its answer, so the usual
+/// configuration must fit the farthest pair of regions (270 ms there and back).
+#[tokio::test(flavor = "multi_thread")]
+async fn over_the_longest_distance_the_leader_stays_and_writes_go_through() {
+    let (cluster, registries) = Cluster::tuned(3, |config| {
+        let usual = RegistryConfig::new(config.node, config.path.clone());
+        (config.heartbeat, config.election) = (usual.heartbeat, usual.election);
+    })
+    .await;
+    let before = until(&registries[1], |s| s.leader.is_some()).await;
+    *cluster.hub.one_way.lock().unwrap() = Duration::from_millis(135);
+    for n in 0..5u128 {
+        registries[1 + n as usize % 2].propose(app(10 + n, &format!("app-{n}"))).await.unwrap();
+    }
+    let after = registries[1].status();
+    assert_eq!((after.leader, after.term), (before.leader, before.term));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn with_two_nodes_the_second_may_be_away() {
     let (cluster, registries) = Cluster::of(2).await;
@@ -113,6 +131,22 @@ async fn of_two_nodes_that_take_one_name_at_once_exactly_one_wins() {
         let losers = [&a, &b].into_iter().filter(|result| **result == Err(taken.clone())).count();
         assert_eq!((losers, a.is_ok() != b.is_ok()), (1, true), "{a:?} {b:?}");
     }
+}
+
+/// openraft's leader panics when a follower's log goes backwards.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_comes_back_with_an_empty_file_is_refused_and_harms_nobody() {
+    let (cluster, registries) = Cluster::of(2).await;
+    registries[0].propose(app(10, "before")).await.unwrap();
+    until_facts(&registries[1], has("before")).await;
+    cluster.stop(2).await;
+    std::fs::remove_file(&registries[1].0.config.path).unwrap();
+    let wiped = cluster.open(2).await;
+    // It must be asked at least once before the leader can be said to have survived it.
+    until(&wiped, |s| s.term > 0).await;
+    registries[0].propose(app(11, "after")).await.unwrap();
+    assert!(registries[0].status().stopped.is_none());
+    assert!(wiped.state().settings().is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]

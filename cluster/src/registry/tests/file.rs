@@ -86,6 +86,17 @@ async fn the_file_of_another_node_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_lost_file_is_not_made_anew_behind_the_clusters_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = RegistryConfig { create: false, ..config(dir.path(), 1) };
+    let error = Registry::open(config.clone(), Arc::new(Nobody)).await.unwrap_err();
+    assert!(matches!(error, RegistryError::Missing { .. }), "{error}");
+    assert!(!config.path.exists());
+    alone(dir.path()).await.shutdown().await;
+    Registry::open(config, Arc::new(Nobody)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_is_in_use_is_refused_with_its_path() {
     let dir = tempfile::tempdir().unwrap();
     let _registry = alone(dir.path()).await;
