@@ -113,7 +113,8 @@ async fn create(
     }
 }
 
-/// Destroys the app's Machines, then the app: a Machine never outlives its app's name.
+/// Destroys the app's Machines, then the app. A node that is away destroys its Machines of the app
+/// when it is back and learns that the app is gone.
 async fn destroy(
     State(state): State<ApiState>,
     caller: Caller,
@@ -128,7 +129,12 @@ async fn destroy(
         return Err(ApiError::no_majority(status.reached, status.voters.len()));
     }
     let mut ends = JoinSet::new();
+    let snapshot = state.node().reader.load();
+    let alive = |node| snapshot.nodes.get(&node).is_some_and(|node| node.alive);
     for (node, id) in machines::of_app(&state, app.id) {
+        if !alive(node) && node != state.node().number {
+            continue;
+        }
         let target = format!("/v1/apps/{}/machines/{id}?force=true", app.name);
         let call = forward::call(&state, &headers, "DELETE", target, Bytes::new());
         let state = state.clone();

@@ -4,10 +4,12 @@
 //! and end a testbed, `node run` becomes a node.
 
 mod apps;
+mod chaos;
 pub mod client;
 mod config;
 pub mod ctx;
 pub mod deploy;
+mod down;
 mod endpoint;
 mod ips;
 mod machines;
@@ -17,6 +19,8 @@ pub mod out;
 mod regions;
 mod status;
 mod tokens;
+mod trace;
+mod up;
 
 use std::process::ExitCode;
 
@@ -42,6 +46,10 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Launches a cluster on this computer
+    Up(Box<up::UpArgs>),
+    /// Ends a cluster on this computer
+    Down(down::DownArgs),
     /// Brings an app up, or up to date, from its fly.toml
     Deploy(Box<deploy::DeployArgs>),
     /// Shows the cluster's nodes, or an app
@@ -71,6 +79,10 @@ enum Verb {
     Config(config::ConfigCommand),
     /// Lists the regions
     Regions,
+    /// Draws a request's trace
+    Trace(trace::TraceArgs),
+    /// Faults: inject, heal, list
+    Chaos(chaos::ChaosArgs),
 }
 
 /// The program: the process's arguments in, its exit code out.
@@ -96,10 +108,14 @@ fn run(verb: Verb, ctx: &Ctx) -> anyhow::Result<ExitCode> {
     match verb {
         Verb::Regions => regions::run(ctx).map(|()| ExitCode::SUCCESS),
         Verb::Config(command) => config::run(command, ctx),
+        Verb::Up(args) => wide()?.block_on(up::run(*args, ctx)),
+        Verb::Down(args) => wide()?.block_on(down::run(args, ctx)),
         Verb::Node(node::NodeCommand::Run(args)) => {
             let config = args.node_config()?;
             wide()?.block_on(crate::node::run(config)).map(|()| ExitCode::SUCCESS)
         }
+        Verb::Trace(args) => narrow()?.block_on(trace::run(args, ctx)),
+        Verb::Chaos(args) => wide()?.block_on(chaos::run(args, ctx)),
         other => narrow()?.block_on(call(other, ctx)).map(|()| ExitCode::SUCCESS),
     }
 }
@@ -116,7 +132,7 @@ async fn call(verb: Verb, ctx: &Ctx) -> anyhow::Result<()> {
         Verb::Tokens(command) => tokens::run(command, ctx).await,
         Verb::Ips(command) => ips::run(command, ctx).await,
         Verb::Node(command) => node::run(command, ctx).await,
-        Verb::Config(_) | Verb::Regions => {
+        Verb::Up(_) | Verb::Down(_) | Verb::Config(_) | Verb::Regions | Verb::Trace(_) | Verb::Chaos(_) => {
             anyhow::bail!("invariant: this verb is run elsewhere")
         }
     }

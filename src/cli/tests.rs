@@ -17,6 +17,12 @@ fn the_command_line_is_consistent_with_itself() {
 fn every_documented_line_is_understood() {
     let machine = "01234567abcdef";
     let lines = [
+        "up",
+        "up --name two --regions iad:2,lhr,nrt --latency none --trace-sample 0.5 --no-demo --detach --json",
+        "up --nodes 5 --isolation portable --config fly.toml -- node server.js",
+        "down --name two",
+        "trace 01JNRQ9VVKJ7HZFMJWJB3M3RYN-iad --json",
+        "chaos list --json",
         "deploy -c fly.toml --regions iad,lhr --json -- node server.js --port 3",
         "deploy --external 127.0.0.1:3000",
         "--cluster two status --json",

@@ -92,3 +92,32 @@ pub(super) async fn record(
         }
     }
 }
+
+/// Destroys this node's Machines of apps that are destroyed, until cancelled. It goes by the change:
+/// an app that was known and is gone. That an app is not known says nothing by itself: a node may be
+/// behind.
+pub(super) async fn destroyed_apps(machines: Machines, registry: Registry, cancel: CancellationToken) {
+    let mut states = registry.watch();
+    let mut before = states.borrow_and_update().1.clone();
+    loop {
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            changed = states.changed() => if changed.is_err() { return },
+        }
+        let now = states.borrow_and_update().1.clone();
+        let gone: Vec<_> = before.apps().filter(|app| now.app(app.id).is_none()).cloned().collect();
+        for app in gone {
+            for machine in machines.list(Some(app.id)) {
+                match machines.destroy(machine.id, true).await {
+                    Ok(()) => {
+                        tracing::info!(machine = %machine.id, app = %app.name, "destroyed with its app")
+                    }
+                    Err(error) => {
+                        tracing::error!(machine = %machine.id, app = %app.name, %error, "not destroyed with its app");
+                    }
+                }
+            }
+        }
+        before = now;
+    }
+}

@@ -66,7 +66,7 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
     let ports = Ports { api: api_listener.local_addr()?.port(), backhaul: backhaul_addr.port() };
     files::write(&ports_file, &ports)?;
 
-    let (identity, founding) = found::identity(&config, backhaul_addr).await?;
+    let found::Found { identity, founding, fresh } = found::identity(&config, backhaul_addr).await?;
     let identity = Arc::new(identity);
     let (number, name) = (identity.number(), identity.name().clone());
     let telemetry = crate::telemetry::init(&crate::telemetry::TelemetryConfig {
@@ -90,7 +90,10 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
     .context("start the backhaul")?;
     let carrier = Arc::new(Carrier(backhaul.clone()));
     let registry = Registry::open(
-        RegistryConfig::new(number, data_dir.join("registry.redb")),
+        RegistryConfig {
+            create: founding || fresh,
+            ..RegistryConfig::new(number, data_dir.join("registry.redb"))
+        },
         Arc::clone(&carrier) as Arc<_>,
     )
     .await
@@ -177,7 +180,8 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
     let listener = tokio::net::TcpListener::from_std(api_listener)?;
     let asked = tasks.asked().clone();
     tasks.spawn(async move {
-        let served = axum::serve(listener, router).with_graceful_shutdown(asked.cancelled_owned()).await;
+        let service = router.into_make_service_with_connect_info::<SocketAddr>();
+        let served = axum::serve(listener, service).with_graceful_shutdown(asked.cancelled_owned()).await;
         if let Err(error) = served {
             tracing::error!(%error, "the API ended");
         }
@@ -241,6 +245,11 @@ async fn start_parts(
     let this = node.clone();
     part::add(root, "machine records", move |cancel| {
         Box::pin(follow::machines(this.machines.clone(), this.gossip.clone(), cancel))
+    })
+    .await?;
+    let this = node.clone();
+    part::add(root, "destroyed apps", move |cancel| {
+        Box::pin(follow::destroyed_apps(this.machines.clone(), this.registry.clone(), cancel))
     })
     .await?;
     let gossip = node.gossip.clone();

@@ -8,6 +8,7 @@ use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use skein_core::VersionId;
 use skein_core::machine::{GoDuration, MachineConfig, MachineState};
+use skein_machine::MachineError;
 
 use super::leases::check;
 use super::owner::Owned;
@@ -60,9 +61,17 @@ pub(super) async fn destroy(
     check(&state, owned.id, &headers)?;
     // Clients say either.
     let force = params.flag("force") || params.flag("kill");
-    state.node().machines.destroy(owned.id, force).await?;
+    state.node().machines.destroy(owned.id, force).await.map_err(conflict)?;
     state.leases(|leases| leases.forget(owned.id));
     Ok(done())
+}
+
+/// A state that does not allow the call is 409 where the reference says so.
+fn conflict(error: MachineError) -> ApiError {
+    match error {
+        MachineError::Precondition(_) => ApiError::conflict(error.to_string()),
+        other => other.into(),
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -78,7 +87,7 @@ pub(super) async fn start(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     check(&state, owned.id, &headers)?;
-    let previous_state = state.node().machines.start_machine(owned.id).await?;
+    let previous_state = state.node().machines.start_machine(owned.id).await.map_err(conflict)?;
     let status = owned.machine(&state)?.state;
     Ok(ok(&Started { message: "", status, previous_state }))
 }

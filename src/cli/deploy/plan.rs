@@ -7,6 +7,7 @@ use skein_core::config::AppConfig;
 use skein_core::machine::{CheckStatus, EXTERNAL_KEY, Init, MachineConfig, MachineJson};
 use skein_core::service::HandlerChain;
 use skein_core::{MachineId, ProcessGroup};
+use skein_machine::plan::Plan;
 
 use super::Configs;
 use crate::cli::ips::IpRow;
@@ -65,6 +66,8 @@ pub(super) fn configs(file: &AppConfig, process: &Process) -> anyhow::Result<Con
             }
             Process::Configured | Process::Command(_) => {}
         }
+        // The API would say so too, once the app is made.
+        Plan::of(&config).with_context(|| format!("process group {group}"))?;
         configs.insert(group, config);
     }
     Ok(configs)

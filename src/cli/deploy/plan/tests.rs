@@ -74,6 +74,12 @@ fn a_command_is_the_process_of_groups_that_have_none_and_stands_in_init_exec() {
 }
 
 #[test]
+fn a_file_with_nothing_to_run_is_refused_before_anything_is_made() {
+    let error = format!("{:#}", configs(&file(HTTP), &Process::Configured).unwrap_err());
+    assert!(error.contains("process group app") && error.contains("after --"), "{error}");
+}
+
+#[test]
 fn the_first_deploy_allots_an_ipv6_and_with_http_the_shared_ipv4() {
     let of = |text: &str, have: &[IpRow]| {
         wanted_addresses(configs(&file(text), &command()).unwrap().values(), have)
