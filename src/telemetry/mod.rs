@@ -12,7 +12,7 @@ use opentelemetry::KeyValue;
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_otlp::WithExportConfig as _;
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
+use opentelemetry_sdk::trace::{BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracerProvider};
 use skein_core::attr::SPAN_TARGET;
 use tracing_subscriber::filter::{EnvFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -21,6 +21,10 @@ use tracing_subscriber::{Layer as _, fmt};
 
 /// How long the end of a node waits for its last spans to be sent.
 const FLUSH: Duration = Duration::from_secs(2);
+/// How long a span waits for others that are sent with it: people wait for their traces.
+const BATCH: Duration = Duration::from_millis(200);
+/// Spans that wait at most; more are dropped and counted by the exporter, never waited for.
+const QUEUE: usize = 8_192;
 
 /// What a node says of itself, and where.
 #[derive(Debug, Clone)]
@@ -63,6 +67,7 @@ pub fn init(config: &TelemetryConfig) -> anyhow::Result<Telemetry> {
             .with_tracer(tracer)
             .with_location(false)
             .with_threads(false)
+            .with_target(false)
             .with_tracked_inactivity(false)
             .with_filter(Targets::new().with_target(SPAN_TARGET, tracing::Level::TRACE))
     });
@@ -96,11 +101,14 @@ fn exporter(endpoint: &str, config: &TelemetryConfig) -> anyhow::Result<SdkTrace
             KeyValue::new("cloud.region", config.region.clone()),
         ])
         .build();
+    let batches =
+        BatchConfigBuilder::default().with_scheduled_delay(BATCH).with_max_queue_size(QUEUE).build();
+    let processor = BatchSpanProcessor::builder(exporter).with_batch_config(batches).build();
     // Sampling is decided where a request is met; whatever becomes a span is sent.
     Ok(SdkTracerProvider::builder()
         .with_sampler(Sampler::AlwaysOn)
         .with_resource(resource)
-        .with_batch_exporter(exporter)
+        .with_span_processor(processor)
         .build())
 }
 
