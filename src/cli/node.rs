@@ -145,19 +145,11 @@ async fn undrain(client: &Client, name: &NodeName) -> anyhow::Result<()> {
     Ok(client.barrier().await?)
 }
 
+/// The testbed's launcher knows whether the process lives: what other nodes see lags behind.
 async fn restart(client: &Client, name: &NodeName) -> anyhow::Result<()> {
-    let nodes: Vec<NodeJson> = client.get("/skein/v1/nodes").await?;
-    let Some(node) = nodes.iter().find(|node| node.name == *name) else {
-        let names: Vec<&str> = nodes.iter().map(|node| node.name.as_str()).collect();
-        anyhow::bail!("there is no node {name}; there are {}", names.join(", "));
-    };
-    if node.alive && !node.suspect {
-        drain(client, name).await?;
-    }
     let none = serde_json::json!({});
     let path = format!("/skein/v1/testbed/nodes/{}/restart", segment(name.as_str()));
     let _answer: serde_json::Value = client.post(&path, &none).await?;
-    undrain(client, name).await?;
     out::note(&format!("{name} is back"));
     Ok(())
 }
