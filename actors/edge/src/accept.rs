@@ -36,11 +36,6 @@ impl Connections {
         Arc::new(Self { core, chain, tasks: TaskTracker::new(), ended: CancellationToken::new() })
     }
 
-    /// Connections that are open.
-    pub(crate) fn open(&self) -> usize {
-        self.tasks.len()
-    }
-
     /// Ends all connections.
     pub(crate) fn end(&self) {
         self.ended.cancel();

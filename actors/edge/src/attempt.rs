@@ -137,7 +137,7 @@ impl Exchange {
             Ok((response, load)) => {
                 let (head, body) = response.into_parts();
                 note_status(&span, head.status);
-                let held = Held { traces: vec![span], ..Held::default() };
+                let held = Held { in_flight: None, _upload: None, _traces: vec![span] };
                 let answer = Answer::Machine(Box::new(body));
                 Outcome::Answered(Box::new(Answered { head, answer, load, held }))
             }
@@ -240,7 +240,7 @@ impl Exchange {
                 Ok(Some(Frame::ResponseHead(head))) if admitted => {
                     let Some(parts) = parts(&head) else { return Failed::broken(ErrorCode::PU01, true) };
                     note_status(&span, parts.status);
-                    let held = Held { upload, traces: vec![span], ..Held::default() };
+                    let held = Held { in_flight: None, _upload: upload, _traces: vec![span] };
                     let answer = Answer::Frames(Box::new(FrameBody::new(receiver)));
                     return Outcome::Answered(Box::new(Answered {
                         head: parts,
@@ -294,7 +294,7 @@ impl Exchange {
 async fn upload(reader: KeptReader, mut sender: FrameSender) {
     match pump(reader, &mut sender).await {
         Ok(()) => {}
-        Err(PumpError::Body(_)) => {
+        Err(PumpError::Body) => {
             let reset = Frame::Reset(Reset { code: ErrorCode::PU03, reached_app: true });
             if sender.send(reset).await.is_ok() {
                 // As in `frames::end`.

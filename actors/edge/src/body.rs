@@ -384,10 +384,6 @@ impl RequestBody {
         Self { source: Source::Frames(Box::new(body)), done: Some(Arc::default()) }
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        matches!(self.source, Source::Empty)
-    }
-
     /// Becomes true when the connection has let go of the body; `None` when there is none.
     pub(crate) fn done(&self) -> Option<Arc<AtomicBool>> {
         self.done.clone()

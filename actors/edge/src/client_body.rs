@@ -40,9 +40,9 @@ impl Drop for Stopper {
 pub(crate) struct Held {
     pub(crate) in_flight: Option<InFlight>,
     /// Sends the rest of the request's body to another node.
-    pub(crate) upload: Option<Stopper>,
+    pub(crate) _upload: Option<Stopper>,
     /// The spans of the attempt.
-    pub(crate) traces: Vec<Trace>,
+    pub(crate) _traces: Vec<Trace>,
 }
 
 /// The body that hyper sends to the client. An error in it closes the connection without a proper

@@ -81,6 +81,7 @@ pub(crate) async fn http(core: Arc<Core>, ends: Ends, stream: TcpStream) {
         .timer(TokioTimer::new())
         .header_read_timeout(core.config.keep_alive)
         .max_buf_size(core.config.max_head.max(8192))
+        .max_header_size(core.config.max_head)
         .serve_connection(io, service);
     let mut served = pin!(served);
     let ended = tokio::select! {

@@ -84,7 +84,7 @@ impl Body for FrameBody {
 #[derive(Debug)]
 pub(crate) enum PumpError {
     /// The body failed.
-    Body(BodyError),
+    Body,
     /// The stream failed.
     Stream(StreamError),
 }
@@ -103,7 +103,7 @@ where
         };
         match frame {
             None => return end(sender, Vec::new()).await,
-            Some(Err(error)) => return Err(PumpError::Body(error)),
+            Some(Err(_)) => return Err(PumpError::Body),
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(data) => sender.send(Frame::Data(data)).await.map_err(PumpError::Stream)?,
                 Err(frame) => {

@@ -139,7 +139,13 @@ async fn remote(
                     return None;
                 }
                 Frame::Upgraded => return Some(()),
-                _ => return None,
+                Frame::Open(_)
+                | Frame::RequestHead(_)
+                | Frame::ResponseHead(_)
+                | Frame::Data(_)
+                | Frame::Trailers(_)
+                | Frame::Reset(_)
+                | Frame::Answer(_) => return None,
             }
         }
     };

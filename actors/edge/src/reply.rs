@@ -113,16 +113,15 @@ impl Reply {
             map.insert(SKEIN_ERROR, HeaderValue::from_static(code));
             map.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         }
-        match self {
-            Self::Code(code, _) if code.retry_after() => {
-                map.insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
-            }
-            Self::Https(location) => {
-                if let Ok(location) = HeaderValue::from_str(location) {
-                    map.insert(LOCATION, location);
-                }
-            }
-            _ => {}
+        if let Self::Code(code, _) = self
+            && code.retry_after()
+        {
+            map.insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
+        }
+        if let Self::Https(location) = self
+            && let Ok(location) = HeaderValue::from_str(location)
+        {
+            map.insert(LOCATION, location);
         }
         headers::to_client(map, version, server, request_id, None);
         if matches!(self, Self::BadHost | Self::Connect | Self::Code(ErrorCode::PE01 | ErrorCode::PA01, _)) {

@@ -119,7 +119,7 @@ async fn exchange(
     }
     sender.send(Frame::ResponseHead(head)).await.map_err(PumpError::Stream)?;
     match pump(body, sender).await {
-        Err(PumpError::Body(_)) => {
+        Err(PumpError::Body) => {
             if let Some(span) = span {
                 span.fail(ErrorCode::PU04.as_str());
             }

@@ -133,12 +133,6 @@ impl Trace {
             Self::Sampled(span) => text(span),
         }
     }
-
-    /// The trace id, for the log.
-    pub(crate) fn id(&self) -> Option<String> {
-        let text = self.traceparent()?;
-        text.get(3..35).map(str::to_owned)
-    }
 }
 
 /// Puts a span under its parent; false when nobody collects it.

@@ -2,16 +2,13 @@
 
 use std::sync::Arc;
 
-use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use crate::accept::Connections;
 
-/// What a handler is asked.
+/// What a handler is told: nothing yet. Its connections never message it.
 #[derive(Debug)]
-pub(crate) enum HandlerMessage {
-    /// How many connections are open.
-    Open(RpcReplyPort<usize>),
-}
+pub(crate) enum HandlerMessage {}
 
 /// Owns connections; they end when it stops.
 pub(crate) struct Handler;
@@ -27,21 +24,6 @@ impl Actor for Handler {
         connections: Arc<Connections>,
     ) -> Result<Arc<Connections>, ActorProcessingErr> {
         Ok(connections)
-    }
-
-    async fn handle(
-        &self,
-        _: ActorRef<HandlerMessage>,
-        message: HandlerMessage,
-        connections: &mut Arc<Connections>,
-    ) -> Result<(), ActorProcessingErr> {
-        match message {
-            HandlerMessage::Open(reply) => {
-                // Whoever asked may have left.
-                let _gone = reply.send(connections.open());
-            }
-        }
-        Ok(())
     }
 
     async fn post_stop(

@@ -38,6 +38,7 @@ pub(crate) async fn http1(
     let stream = tcp(address, timeout).await?;
     let (sender, connection) = hyper::client::conn::http1::Builder::new()
         .max_buf_size(max_head.max(8192))
+        .max_header_size(max_head)
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|_| ErrorCode::PC06)?;

@@ -1,0 +1,11 @@
+//! The edge and worker with real sockets: clients, Machines, and backhaul between nodes.
+
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used, reason = "tests")]
+
+mod backend;
+mod failures;
+mod headers;
+mod pool;
+mod replays;
+mod streaming;
+mod world;
