@@ -127,7 +127,6 @@ impl Peer {
         });
         self.vitals.connections.fetch_add(1, Ordering::Relaxed);
         self.vitals.heard(clock::now());
-        self.vitals.measured(conn.connection.rtt());
         self.changed.notify_waiters();
         shared.share_windows();
         for message in self.take_kept() {

@@ -79,6 +79,24 @@ async fn a_fenced_key_is_cut_off_and_stays_out() {
 }
 
 #[tokio::test]
+async fn a_removed_member_loses_its_streams_and_is_dialled_no_more() {
+    let (cluster, [a, mut b]) = Cluster::of();
+    let mut stream = a.backhaul.open(number(2), preamble()).await.unwrap();
+    let (_, _, mut theirs) = b.seen.requests.recv().await.unwrap();
+    a.backhaul.set_fenced(BTreeSet::from([b.identity.key_hash()]));
+    a.backhaul.set_peers(&cluster.peers.without(&number(2)));
+    for end in [stream.recv.next().await, theirs.recv.next().await] {
+        assert!(matches!(&end, Err(StreamError::Lost(_))), "{end:?}");
+    }
+    assert!(a.backhaul.proximity().report().is_empty());
+    // Admitted once more, it comes back by itself.
+    a.backhaul.set_fenced(BTreeSet::new());
+    a.backhaul.set_peers(&cluster.peers);
+    a.connected(2).await;
+    assert_eq!(a.echo(2, "again").await.unwrap(), "\u{1}again");
+}
+
+#[tokio::test]
 async fn a_dial_that_another_member_answers_is_refused() {
     let mut cluster = Cluster::new();
     let [one, two, three] = [1, 2, 3].map(|node| cluster.identity(node));
