@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use skein_cluster::clock;
+use skein_core::MachineId;
 use skein_core::machine::{MachineConfig, MachineState};
-use skein_core::{MachineId, VersionId};
 use tokio::task::AbortHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -50,7 +50,7 @@ pub(crate) enum Call {
     Start,
     Stop(StopHow),
     Restart(StopHow),
-    Update { config: Box<MachineConfig>, launch: bool, current: Option<VersionId> },
+    Update { config: Box<MachineConfig>, launch: bool, current: Option<String> },
     Destroy { force: bool },
     Signal(i32),
     Cordon(bool),
@@ -197,13 +197,10 @@ impl State {
         myself: &ActorRef<Message>,
         config: MachineConfig,
         launch: bool,
-        current: Option<VersionId>,
+        current: Option<String>,
     ) -> Result<(), MachineError> {
-        if let Some(asked) = current.filter(|asked| *asked != self.stored.version) {
-            return Err(MachineError::Version {
-                current: self.stored.version.to_string(),
-                asked: asked.to_string(),
-            });
+        if let Some(asked) = current.filter(|asked| *asked != self.stored.version.to_string()) {
+            return Err(MachineError::Version { current: self.stored.version.to_string(), asked });
         }
         let (plan, settings) = plan::validate(&config)?;
         let (json, hash) = crate::stored::canonical(&config)

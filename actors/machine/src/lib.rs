@@ -24,7 +24,7 @@ mod stored;
 
 pub use error::MachineError;
 pub use init::machine_init_main;
-pub use life::{StopHow, signal_number};
+pub use life::signal_number;
 pub use log::{KEPT_LINES, LogLine};
 pub use machines::{Create, Machines, MachinesConfig, StartError};
 pub use stored::KEPT_EVENTS;

@@ -16,10 +16,16 @@ use skein_core::restart::{self, Decision, Exit, History};
 use MachineState as S;
 
 pub use self::effect::{Effect, Happening, Refusal};
+use self::exit::{describe, exit_event};
+pub use self::input::{Desired, Input, Source, StopHow};
 pub use self::settings::{KILL_TIMEOUT, MAX_KILL_TIMEOUT, Settings, signal_number};
+pub use self::transition::allowed;
 
 mod effect;
+mod exit;
+mod input;
 mod settings;
+mod transition;
 
 /// SIGTERM's grace before SIGKILL (SPEC RUN-5).
 pub const TERM_WAIT: Duration = Duration::from_secs(1);
@@ -27,78 +33,6 @@ pub const TERM_WAIT: Duration = Duration::from_secs(1);
 pub const SIGKILL: i32 = 9;
 /// SIGTERM.
 pub const SIGTERM: i32 = 15;
-
-/// What a Machine is meant to be, durably.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub enum Desired {
-    /// Its process runs.
-    Started,
-    /// It exists without a process.
-    Stopped,
-    /// It is to disappear.
-    Destroyed,
-}
-
-/// How a stop is to go; what is `None` comes from the configuration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct StopHow {
-    /// The first signal's number.
-    pub signal: Option<i32>,
-    /// Time between the first signal and SIGTERM.
-    pub timeout: Option<Duration>,
-    /// Time for what is in flight to end before the first signal.
-    pub drain: Option<Duration>,
-    /// SIGKILL at once.
-    pub force: bool,
-}
-
-/// What happens to a Machine.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Input {
-    /// It is to run: by a call, after its creation, or after its node came back.
-    Start(Source),
-    /// It is to stop.
-    Stop(StopHow),
-    /// It is to stop and run again.
-    Restart(StopHow),
-    /// It has another configuration; `launch` says whether it is to run with it.
-    Update {
-        /// The configuration's settings.
-        settings: Settings,
-        /// Whether it is to run.
-        launch: bool,
-    },
-    /// It is to disappear; while it runs only with `force`.
-    Destroy {
-        /// Ends its process.
-        force: bool,
-    },
-    /// Its process is to get a signal.
-    Signal(i32),
-    /// Its process runs.
-    Up(u64),
-    /// Its process could not be started, and trying again would not help.
-    Refused(u64, String),
-    /// Its process ended; all its descendants are gone.
-    Ended(u64, Exit),
-    /// Its init ended without a word.
-    Lost(u64),
-    /// Nothing is in flight at it.
-    Idle(u64),
-    /// The node shuts down: as a stop, but it is meant to run again with the node.
-    Close,
-    /// Time passed.
-    Tick,
-}
-
-/// Who caused a change, in the words of the API.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
-    /// A call.
-    User,
-    /// The node itself.
-    Node,
-}
 
 /// What follows once the run has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,38 +75,6 @@ pub struct Core {
     closing: bool,
     history: History,
     error: Option<String>,
-}
-
-/// Whether a Machine may go from one state to another.
-pub fn allowed(from: MachineState, to: MachineState) -> bool {
-    #[allow(clippy::wildcard_enum_match_arm, reason = "states of parts that do not exist here lead nowhere")]
-    match from {
-        S::Created => matches!(to, S::Starting | S::Stopped | S::Destroying),
-        S::Starting => matches!(
-            to,
-            S::Started
-                | S::Stopping
-                | S::Stopped
-                | S::Restarting
-                | S::Updating
-                | S::Failed
-                | S::LaunchFailed
-                | S::Destroying
-        ),
-        S::Started => {
-            matches!(to, S::Stopping | S::Stopped | S::Restarting | S::Updating | S::Destroying)
-        }
-        S::Restarting | S::Updating => {
-            matches!(to, S::Starting | S::Stopping | S::Stopped | S::Restarting | S::Updating | S::Destroying)
-                && from != to
-        }
-        S::Stopping => matches!(to, S::Stopped | S::Destroying),
-        S::Stopped | S::Failed | S::LaunchFailed => {
-            matches!(to, S::Starting | S::Stopped | S::Destroying) && from != to
-        }
-        S::Destroying => to == S::Destroyed,
-        _ => false,
-    }
 }
 
 impl Core {
@@ -278,6 +180,8 @@ impl Core {
                     self.go(S::Started, "start", Source::Node, None, &mut out);
                 }
             }
+            // Nobody refuses what already runs: such a run is not to be trusted.
+            Input::Refused(run, _) if self.state == S::Started => self.ended(now, run, None, &mut out),
             Input::Refused(run, error) => self.refused(run, error, &mut out),
             Input::Ended(run, exit) => self.ended(now, run, Some(exit), &mut out),
             Input::Lost(run) => self.ended(now, run, None, &mut out),
@@ -403,7 +307,7 @@ impl Core {
     }
 
     fn destroy(&mut self, now: Instant, force: bool, out: &mut Vec<Effect>) -> Result<(), Refusal> {
-        if self.state == S::Destroying {
+        if matches!(self.state, S::Destroying | S::Destroyed) {
             return Ok(());
         }
         if self.run.is_some() && !force {
@@ -605,29 +509,6 @@ impl Core {
         self.go(S::Destroyed, "destroy", Source::Node, None, out);
         out.push(Effect::Forget);
     }
-}
-
-/// An exit in words.
-fn describe(exit: Option<Exit>) -> String {
-    match exit {
-        Some(Exit::Code(code)) => format!("its process exited with code {code}; see its log"),
-        Some(Exit::Signal(signal)) => format!("its process was killed by signal {signal}; see its log"),
-        None => "its machine-init ended without a word".into(),
-    }
-}
-
-/// The `request` of an exit event, in the shape of Fly's.
-fn exit_event(exit: Option<Exit>, requested_stop: bool, restarting: bool) -> Value {
-    let (code, signal) = match exit {
-        Some(Exit::Code(code)) => (code, -1),
-        Some(Exit::Signal(signal)) => (128 + signal, signal),
-        None => (-1, -1),
-    };
-    json!({"exit_event": {
-        "requested_stop": requested_stop, "restarting": restarting, "exit_code": code, "signal": signal,
-        "guest_exit_code": code, "guest_signal": signal, "oom_killed": false,
-        "error": exit.is_none().then(|| describe(exit)).unwrap_or_default(),
-    }})
 }
 
 #[cfg(test)]

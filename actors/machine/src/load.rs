@@ -10,7 +10,7 @@ use skein_core::load::LoadClass;
 use crate::board::Board;
 
 /// Time between samples.
-pub const SAMPLE: Duration = Duration::from_millis(100);
+pub(crate) const SAMPLE: Duration = Duration::from_millis(100);
 
 /// Samples until the runtime or its owner ends it.
 pub(crate) async fn sample(board: Arc<Board>) {

@@ -12,7 +12,7 @@ use crate::init::protocol::Output;
 /// Lines kept in memory per Machine.
 pub const KEPT_LINES: usize = 1_000;
 /// The longest line; longer ones are cut into several.
-pub const MAX_LINE: usize = 8 << 10;
+pub(crate) const MAX_LINE: usize = 8 << 10;
 
 /// A line that a Machine wrote.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -24,7 +24,7 @@ use crate::actor::{Call, MachineActor, Message};
 use crate::board::{Board, Entry};
 use crate::error::MachineError;
 use crate::holder::Spawner;
-use crate::life::{Desired, StopHow};
+use crate::life::{Desired, MAX_KILL_TIMEOUT, StopHow, signal_number};
 use crate::log::{LogLine, MachineLog};
 use crate::stored::{Row, Stored, TABLE, View, canonical};
 use crate::{load, names, plan};
@@ -57,6 +57,34 @@ pub struct MachinesConfig {
     pub working_dir: PathBuf,
 }
 
+impl MachinesConfig {
+    /// The configuration of a node that runs this program: environment and working directory are
+    /// read here, once; Machines do not outlive the node.
+    pub fn new(
+        node: NodeNumber,
+        node_name: NodeName,
+        region: RegionCode,
+        data_dir: PathBuf,
+        store: Store,
+    ) -> Self {
+        let inherited = ["PATH", "LANG", "TZ"].into_iter().filter_map(|key| {
+            // A value that is no UTF-8 can't be handed on.
+            Some((key.to_owned(), std::env::var_os(key)?.into_string().ok()?))
+        });
+        Self {
+            node,
+            node_name,
+            region,
+            exe: "/proc/self/exe".into(),
+            store,
+            data_dir,
+            adopt_grace: Duration::ZERO,
+            inherited: inherited.collect(),
+            working_dir: std::env::current_dir().unwrap_or_else(|_| "/".into()),
+        }
+    }
+}
+
 /// A Machine to be made.
 #[derive(Debug, Clone)]
 pub struct Create {
@@ -72,8 +100,8 @@ pub struct Create {
     pub config: MachineConfig,
     /// It is not started.
     pub skip_launch: bool,
-    /// Given to the process as `PRIMARY_REGION` when its environment has none.
-    pub primary_region: Option<RegionCode>,
+    /// The proxy sends it nothing until it is uncordoned.
+    pub cordoned: bool,
 }
 
 /// Why a node's Machines could not be brought up.
@@ -186,14 +214,13 @@ impl Machines {
             network: create.network,
             name,
             number: self.next_number().await?,
-            primary_region: create.primary_region,
             config: Arc::new(create.config),
             config_json,
             hash,
             version: self.shared.version(),
             desired: if create.skip_launch { Desired::Stopped } else { Desired::Started },
             state: MachineState::Created,
-            cordoned: false,
+            cordoned: create.cordoned,
             created_ms: now,
             updated_ms: now,
             changed_ms: now,
@@ -210,7 +237,7 @@ impl Machines {
             .await
             .map_err(|error| unavailable(error.to_string()))?;
         self.bring_up(stored).await?;
-        self.get(id).ok_or(MachineError::NotFound(id))
+        self.get(id)
     }
 
     /// Replaces a configuration; a process that runs is stopped first. With `skip_launch` it stays
@@ -223,11 +250,11 @@ impl Machines {
         id: MachineId,
         config: MachineConfig,
         skip_launch: bool,
-        current_version: Option<VersionId>,
+        current_version: Option<String>,
     ) -> Result<MachineJson, MachineError> {
         let call = Call::Update { config: Box::new(config), launch: !skip_launch, current: current_version };
         self.call(id, call).await?;
-        self.get(id).ok_or(MachineError::NotFound(id))
+        self.get(id)
     }
 
     /// Starts a Machine; the state it was in. It does nothing to one that runs.
@@ -238,20 +265,33 @@ impl Machines {
         self.call(id, Call::Start).await
     }
 
-    /// Begins a stop (SPEC RUN-5); the state it was in. What `how` leaves out is as configured.
+    /// Begins a stop (SPEC RUN-5); the state it was in. Signal and kill timeout are as configured when
+    /// `None`.
     ///
     /// # Errors
     /// [`MachineError`].
-    pub async fn stop(&self, id: MachineId, how: StopHow) -> Result<MachineState, MachineError> {
-        self.call(id, Call::Stop(how)).await
+    pub async fn stop(
+        &self,
+        id: MachineId,
+        signal: Option<String>,
+        timeout: Option<Duration>,
+    ) -> Result<MachineState, MachineError> {
+        self.call(id, Call::Stop(how(signal, timeout)?)).await
     }
 
-    /// Begins a stop that is followed by a start.
+    /// Begins a stop that is followed by a start. A timeout of zero is a forced one: no drain, and
+    /// SIGKILL at once.
     ///
     /// # Errors
     /// [`MachineError`].
-    pub async fn restart(&self, id: MachineId, how: StopHow) -> Result<MachineState, MachineError> {
-        self.call(id, Call::Restart(how)).await
+    pub async fn restart(
+        &self,
+        id: MachineId,
+        signal: Option<String>,
+        timeout: Option<Duration>,
+    ) -> Result<MachineState, MachineError> {
+        let force = timeout.is_some_and(|timeout| timeout.is_zero());
+        self.call(id, Call::Restart(StopHow { force, ..how(signal, timeout)? })).await
     }
 
     /// Removes a Machine; while it runs only with `force`, which kills it.
@@ -262,20 +302,29 @@ impl Machines {
         self.call(id, Call::Destroy { force }).await.map(drop)
     }
 
-    /// Takes a Machine out of routing (`true`), or back in.
+    /// Takes a Machine out of routing.
     ///
     /// # Errors
     /// [`MachineError`].
-    pub async fn cordon(&self, id: MachineId, cordoned: bool) -> Result<(), MachineError> {
-        self.call(id, Call::Cordon(cordoned)).await.map(drop)
+    pub async fn cordon(&self, id: MachineId) -> Result<(), MachineError> {
+        self.call(id, Call::Cordon(true)).await.map(drop)
     }
 
-    /// Signals a Machine's first process. [`crate::signal_number`] reads names.
+    /// Puts a Machine back into routing.
     ///
     /// # Errors
     /// [`MachineError`].
-    pub async fn signal(&self, id: MachineId, signal: i32) -> Result<(), MachineError> {
-        self.call(id, Call::Signal(signal)).await.map(drop)
+    pub async fn uncordon(&self, id: MachineId) -> Result<(), MachineError> {
+        self.call(id, Call::Cordon(false)).await.map(drop)
+    }
+
+    /// Signals a Machine's first process, with a name or a number.
+    ///
+    /// # Errors
+    /// [`MachineError`].
+    pub async fn signal(&self, id: MachineId, signal: String) -> Result<(), MachineError> {
+        let number = signal_number(&signal).map_err(MachineError::Invalid)?;
+        self.call(id, Call::Signal(number)).await.map(drop)
     }
 
     /// Waits until the Machine is in one of `states` and, if given, of that version. Looks at what
@@ -287,7 +336,7 @@ impl Machines {
     pub async fn wait(
         &self,
         id: MachineId,
-        states: &[MachineState],
+        states: Vec<MachineState>,
         version: Option<VersionId>,
         timeout: Duration,
     ) -> Result<MachineJson, MachineError> {
@@ -320,11 +369,14 @@ impl Machines {
         }
     }
 
-    /// A Machine as the API shows it; destroyed ones for a while too.
-    pub fn get(&self, id: MachineId) -> Option<MachineJson> {
-        let entry = self.shared.board.entry(id)?;
+    /// A Machine as the API shows it; a destroyed one for a while too.
+    ///
+    /// # Errors
+    /// [`MachineError::NotFound`].
+    pub fn get(&self, id: MachineId) -> Result<MachineJson, MachineError> {
+        let entry = self.shared.board.entry(id).ok_or(MachineError::NotFound(id))?;
         let view = Arc::clone(&entry.view.borrow());
-        Some(self.json(&view))
+        Ok(self.json(&view))
     }
 
     /// A Machine's app and its name, without the rest; destroyed ones for a while too.
@@ -460,4 +512,13 @@ impl Machines {
         *last = number;
         Ok(number)
     }
+}
+
+/// How a call wants a stop to go.
+fn how(signal: Option<String>, timeout: Option<Duration>) -> Result<StopHow, MachineError> {
+    if timeout.is_some_and(|timeout| timeout > MAX_KILL_TIMEOUT) {
+        return Err(MachineError::Invalid("timeout is at most 300s".into()));
+    }
+    let signal = signal.map(|name| signal_number(&name)).transpose().map_err(MachineError::Invalid)?;
+    Ok(StopHow { signal, timeout, ..StopHow::default() })
 }

@@ -183,7 +183,7 @@ fn process(
 fn platform(shared: &Shared, stored: &Stored) -> Vec<(&'static str, String)> {
     let config = &stored.config;
     let memory = config.guest.as_ref().and_then(|guest| guest.memory_mb).unwrap_or(256);
-    let mut env = vec![
+    vec![
         ("FLY_APP_NAME", stored.app_name.to_string()),
         ("FLY_MACHINE_ID", stored.id.to_string()),
         ("FLY_ALLOC_ID", stored.id.to_string()),
@@ -195,13 +195,7 @@ fn platform(shared: &Shared, stored: &Stored) -> Vec<(&'static str, String)> {
         ("FLY_MACHINE_VERSION", stored.version.to_string()),
         ("FLY_PROCESS_GROUP", config.process_group().to_string()),
         ("FLY_VM_MEMORY_MB", memory.to_string()),
-    ];
-    if let Some(primary) = stored.primary_region
-        && !config.env.contains_key("PRIMARY_REGION")
-    {
-        env.push(("PRIMARY_REGION", primary.to_string()));
-    }
-    env
+    ]
 }
 
 fn external(address: &str, number: u64, tell: impl Fn(Message) + Send + Sync + 'static) -> Prepared {

@@ -1,8 +1,52 @@
-//! The tests' own entry to machine-init: what `skein machine-init` is in the program. Never
-//! installed.
+//! The tests' own program: machine-init, as `skein machine-init` is; a sample app; and a node that
+//! can be killed. Never installed.
 
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use skein_cluster::local;
+use skein_cluster::store::Store;
+use skein_core::NodeNumber;
+use skein_machine::{Machines, MachinesConfig};
+
 fn main() -> ExitCode {
-    skein_machine::machine_init_main()
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["machine-init", ..] => skein_machine::machine_init_main(),
+        ["hello"] => hello(),
+        ["node", dir] => node(Path::new(dir)),
+        _ => ExitCode::from(64),
+    }
+}
+
+/// Answers every request with 200, or 500 while the file named by `FAIL` exists.
+fn hello() -> ExitCode {
+    let env = |key: &str| std::env::var_os(key).and_then(|value| value.into_string().ok());
+    let port = env("PORT").and_then(|port| port.parse::<u16>().ok()).unwrap_or(0);
+    let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) else { return ExitCode::from(2) };
+    let fail = env("FAIL").map(PathBuf::from);
+    for mut stream in listener.incoming().flatten() {
+        let status = if fail.as_ref().is_some_and(|file| file.exists()) { 500 } else { 200 };
+        let mut line = String::new();
+        // A client that is gone is no reason to end.
+        let _ = BufReader::new(&stream).read_line(&mut line);
+        let _ = write!(stream, "HTTP/1.1 {status} X\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+    }
+    ExitCode::SUCCESS
+}
+
+/// Brings the Machines of a directory back and lives until it is killed.
+fn node(dir: &Path) -> ExitCode {
+    let Ok(runtime) = tokio::runtime::Runtime::new() else { return ExitCode::FAILURE };
+    runtime.block_on(async {
+        let Ok(store) = Store::open(&dir.join("machines.redb")) else { return ExitCode::from(3) };
+        let (Ok(name), Ok(region)) = ("iad-1".parse(), "iad".parse()) else { return ExitCode::FAILURE };
+        let config = MachinesConfig::new(NodeNumber(1), name, region, dir.to_owned(), store);
+        let (publisher, _reader) = local::channel();
+        let Ok(_machines) = Machines::start(config, publisher).await else { return ExitCode::from(4) };
+        std::future::pending().await
+    })
 }

@@ -77,24 +77,34 @@ fn refusal(launch: &Launch, error: &io::Error) -> FromInit {
     };
     let path = launch.env.iter().find(|(key, _)| key == "PATH").map_or("", |(_, value)| value);
     let user = launch.run_as.map_or(String::new(), |user| format!(" as uid {}", user.uid));
-    let text = match error.raw_os_error() {
-        Some(libc::ENOENT) if name.contains('/') => {
-            format!("the command {name:?} does not exist; name a file that is there")
+    let found = name.contains('/').then(|| name.to_owned()).or_else(|| find(name, path));
+    let text = match (error.raw_os_error(), found) {
+        (Some(libc::ENOENT), _) if name.contains('/') => {
+            format!(
+                "the command {name:?} does not exist, or its interpreter does not; name a file that is there"
+            )
         }
-        Some(libc::ENOENT) => {
+        // Without permission to look into some directory of PATH, the kernel's answer is EACCES too.
+        (Some(libc::ENOENT | libc::EACCES), None) => {
             format!("the command {name:?} was not found in PATH ({path}); install it or give its whole path")
         }
-        Some(libc::EACCES) => format!(
-            "the command {name:?} may not be executed{user}; make it and its directories readable and executable for that user, or choose another user"
+        (Some(libc::EACCES | libc::ENOENT), Some(found)) => format!(
+            "the command {found:?} may not be executed{user}; make it and its directories readable and executable for that user, or choose another user"
         ),
-        Some(libc::EPERM) if launch.run_as.is_some() => {
+        (Some(libc::EPERM), _) if launch.run_as.is_some() => {
             format!("the node may not start processes{user}; run the node as root or leave the user out")
         }
-        Some(libc::ENOEXEC) => {
+        (Some(libc::ENOEXEC), _) => {
             format!("the command {name:?} is not a program; a script needs a first line like #!/bin/sh")
         }
-        Some(libc::E2BIG) => "arguments and environment are longer than the kernel allows".to_owned(),
+        (Some(libc::E2BIG), _) => "arguments and environment are longer than the kernel allows".to_owned(),
         _ => format!("the command {name:?} could not be started{user}: {error}"),
     };
     FromInit::Refused { errno: error.raw_os_error(), text }
+}
+
+/// Where a command is, as far as init may look.
+fn find(name: &str, path: &str) -> Option<String> {
+    let candidates = path.split(':').map(|dir| format!("{dir}/{name}"));
+    candidates.into_iter().find(|file| std::path::Path::new(file).is_file())
 }
