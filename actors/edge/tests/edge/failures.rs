@@ -173,7 +173,7 @@ async fn a_get_in_flight_at_a_node_that_falls_silent_is_repeated_elsewhere() {
     eventually("the first app has it", || entered.load(Ordering::SeqCst) == 1).await;
     // All packets to the victim are lost from here on.
     let cut = skein_core::fault::LinkRule { cut: true, ..Default::default() };
-    world.nodes[0].links.set_faults([(world.nodes[1].number, cut.clone())].into());
+    world.nodes[0].links.set_faults([(world.nodes[1].number, cut)].into());
     world.nodes[1].links.set_faults([(world.nodes[0].number, cut)].into());
     let got = tasks.join_next().await.unwrap().unwrap();
     assert_eq!((got.status, got.text()), (200, "right"));

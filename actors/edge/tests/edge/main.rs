@@ -6,6 +6,8 @@ mod backend;
 mod failures;
 mod headers;
 mod pool;
+mod raw;
 mod replays;
 mod streaming;
+mod traces;
 mod world;

@@ -1,0 +1,41 @@
+//! Raw TCP (SPEC HND-1).
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::backend::{Server, nowhere};
+use crate::world::{World, eventually};
+
+const RAW: &str = r#"{"internal_port":7,"ports":[{"port":7}]}"#;
+
+/// The app answers only once the client has said that it is done: half-close has to cross.
+#[tokio::test]
+async fn hnd_1_bytes_and_half_close_pass_unchanged_here_and_elsewhere() {
+    for at in [0, 1] {
+        let server = Server::bytes(|mut stream, _| {
+            Box::pin(async move {
+                let mut all = Vec::new();
+                stream.read_to_end(&mut all).await.unwrap();
+                all.reverse();
+                stream.write_all(&all).await.unwrap();
+            })
+        })
+        .await;
+        let mut world = World::new(&["iad", "lhr"]);
+        let app = world.app("hello");
+        world.machine(0, app, nowhere().await, RAW);
+        let machine = world.machine(at, app, server.address, RAW);
+        let dedicated = world.dedicated(app);
+        world.publish();
+        let mut client = TcpStream::connect(world.map(0, dedicated, 7).await).await.unwrap();
+        client.write_all(b"\0\xffabc").await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).await.unwrap();
+        assert_eq!(answer, b"cba\xff\0", "node {at}");
+        eventually("the slot is free", || world.in_flight(machine) == 0).await;
+        // SPEC PUB-2: not on a shared address.
+        let mut refused = TcpStream::connect(world.shared(0, 7).await).await.unwrap();
+        assert_eq!(refused.read(&mut [0; 8]).await.unwrap(), 0);
+    }
+}
