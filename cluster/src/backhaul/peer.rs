@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
-use quinn::VarInt;
+use quinn::{ConnectionError, VarInt};
 use skein_core::wire::{Frame, Open};
 use skein_core::{NodeNumber, Random};
 use tokio::sync::{Notify, Semaphore, watch};
@@ -149,7 +149,7 @@ impl Peer {
         let was_current = self.with_conns(|conns| {
             let was_current = self.is_current(gone);
             conns.retain(|conn| conn.id() != gone.id());
-            self.current.store(preferred(conns));
+            self.prefer_others(conns, gone);
             was_current
         });
         self.vitals.connections.fetch_sub(1, Ordering::Relaxed);
@@ -180,10 +180,17 @@ impl Peer {
 
     /// Stops sending on a connection that broke, before its task has noticed.
     fn forget(&self, broken: &Conn) {
-        self.with_conns(|conns| {
-            let alive: Vec<_> = conns.iter().filter(|conn| conn.id() != broken.id()).cloned().collect();
-            self.current.store(preferred(&alive));
-        });
+        self.with_conns(|conns| self.prefer_others(conns, broken));
+    }
+
+    fn prefer_others(&self, conns: &[Arc<Conn>], gone: &Conn) {
+        if gone.connection.close_reason() == Some(ConnectionError::Reset) {
+            // The peer restarted: what was dialled at the same time as this one is dead too.
+            for twin in conns.iter().filter(|conn| dialled_at_once(conn, gone)) {
+                twin.connection.close(REPLACED, b"the peer restarted");
+            }
+        }
+        self.current.store(preferred(conns));
     }
 
     async fn connect(self: &Arc<Self>, shared: &Arc<Shared>) -> Result<Arc<Conn>, OpenError> {
@@ -342,8 +349,12 @@ impl Peer {
 fn preferred(conns: &[Arc<Conn>]) -> Option<Arc<Conn>> {
     let alive = conns.iter().filter(|conn| conn.connection.close_reason().is_none());
     alive.cloned().reduce(|older, newer| {
-        let window = AT_ONCE + newer.connection.rtt();
-        let at_once = newer.since.saturating_duration_since(older.since) < window;
-        if at_once && older.dialled_by < newer.dialled_by { older } else { newer }
+        let lower = older.dialled_by < newer.dialled_by;
+        if lower && dialled_at_once(&older, &newer) { older } else { newer }
     })
+}
+
+fn dialled_at_once(a: &Conn, b: &Conn) -> bool {
+    let apart = a.since.max(b.since).saturating_duration_since(a.since.min(b.since));
+    apart < AT_ONCE + a.connection.rtt()
 }
