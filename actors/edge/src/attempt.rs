@@ -22,6 +22,7 @@ use crate::connection::Ends;
 use crate::core::Core;
 use crate::frames::{self, FrameBody, PumpError, pump};
 use crate::trace::Trace;
+use crate::worker::Seat;
 
 /// A request that is to be answered, as the Machine will see it.
 #[derive(Debug)]
@@ -36,6 +37,10 @@ pub(crate) struct Exchange {
     /// Whether the client waits for 100 before it sends the body.
     pub(crate) expects: bool,
     pub(crate) request_id: Arc<str>,
+    /// Attempts before this one.
+    pub(crate) resend: u32,
+    /// How many replays came before, and what the last one named.
+    pub(crate) hop: Option<(u32, &'static str)>,
     /// By when a Machine must have it.
     pub(crate) deadline: Instant,
 }
@@ -114,21 +119,30 @@ impl Exchange {
         headers
     }
 
+    /// Which attempt a span is of.
+    fn note(&self, span: &Trace) {
+        if self.resend > 0 {
+            span.set(attr::RESEND, || i64::from(self.resend));
+        }
+        if let Some((hop, kind)) = self.hop {
+            span.set(attr::REPLAY_HOP, || i64::from(hop));
+            span.set(attr::REPLAY_KIND, || kind);
+        }
+    }
+
     pub(crate) fn left(&self) -> Duration {
         self.deadline.saturating_duration_since(clock::now())
     }
 
     /// Sends the request to a Machine of this node.
-    pub(crate) async fn local(&self, core: &Core, aim: Aim<'_>, trace: &Trace, resend: u32) -> Outcome {
+    pub(crate) async fn local(&self, core: &Core, aim: Aim<'_>, trace: &Trace) -> Outcome {
         let target = Target::Machine(aim.machine.record.id);
         let seat = match core.worker.seat(aim.app, self.ends.public.port(), target, 0).await {
             Ok(seat) => seat,
-            Err(refused) => {
-                trace.set("skein.refused", || format!("{:?}", refused.reason));
-                return Failed::refused(&refused);
-            }
+            Err(refused) => return Failed::refused(&refused),
         };
-        let span = machine_span(trace, self.method.as_str(), &seat, resend);
+        let span = machine_span(trace, self.method.as_str(), &seat);
+        self.note(&span);
         let mut request = Request::new(self.reader_after_admission());
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = self.target.clone();
@@ -170,6 +184,7 @@ impl Exchange {
         span.set(attr::TRANSPORT, || "quic");
         span.set(attr::REGION, || aim.machine.region.to_string());
         span.set(attr::MACHINE, || aim.machine.record.id.to_string());
+        self.note(&span);
         let traceparent = span.traceparent();
         // A node that traces makes the Machine's context itself.
         let headers = self.headers(traceparent.is_none().then_some(&span));
@@ -314,15 +329,12 @@ fn parts(head: &skein_core::wire::ResponseHead) -> Option<response::Parts> {
 }
 
 /// The span of a request to a Machine of this node.
-pub(crate) fn machine_span(trace: &Trace, method: &str, seat: &crate::worker::Seat, resend: u32) -> Trace {
+pub(crate) fn machine_span(trace: &Trace, method: &str, seat: &Seat) -> Trace {
     let span = trace.machine(method);
     span.set(attr::METHOD, || method.to_owned());
     span.set(attr::MACHINE, || seat.machine().to_string());
     span.set(attr::SERVER_ADDRESS, || seat.address.ip().to_string());
     span.set(attr::SERVER_PORT, || i64::from(seat.address.port()));
-    if resend > 0 {
-        span.set(attr::RESEND, || i64::from(resend));
-    }
     span
 }
 

@@ -67,6 +67,9 @@ where
 /// Serves a client's connection to an app's raw port: nothing was read from it yet, so every attempt
 /// may be repeated elsewhere.
 pub(crate) async fn connection(core: &Core, ends: Ends, mut client: TcpStream) {
+    if core.worker.is_draining() {
+        return;
+    }
     let snapshot = core.reader.load();
     let Some(app) =
         snapshot.registry.app_at(ends.public.ip()).and_then(|address| snapshot.apps.get(&address.app))

@@ -192,7 +192,10 @@ fn prepare<'s>(
     let target: Uri = target.parse().unwrap_or(Uri::from_static("/"));
     let deadline = clock::now() + core.config.route_timeout;
     let request_id = Arc::clone(request_id);
-    Ok((Exchange { ends, method, target, headers, body, expects, request_id, deadline }, app))
+    Ok((
+        Exchange { ends, method, target, headers, body, expects, request_id, resend: 0, hop: None, deadline },
+        app,
+    ))
 }
 
 /// What is known of a request's way so far.
@@ -224,10 +227,11 @@ async fn proxy<'s>(
         let machine = pick.candidate.machine;
         let in_flight = machine.estimate.enter();
         access.machine = Some((machine.record.id, machine.node));
+        exchange.resend = access.attempts;
         access.attempts += 1;
         let aim = Aim { app: route.app.app.id, machine, alternatives };
         let outcome = if machine.node == core.config.node {
-            exchange.local(core, aim, &access.trace, access.attempts - 1).await
+            exchange.local(core, aim, &access.trace).await
         } else {
             exchange.remote(core, aim, &access.trace).await
         };
@@ -387,10 +391,7 @@ async fn replayed<'s>(
     let src = HeaderValue::from_str(&src)
         .map_err(|_| Reply::Code(ErrorCode::PA03, Some("the state is no header value".to_owned())))?;
     exchange.headers.insert(FLY_REPLAY_SRC, src);
-    let hop = access.replays;
-    let span = access.trace.route();
-    span.set(attr::REPLAY_HOP, || i64::from(hop));
-    span.set(attr::REPLAY_KIND, || wanted.kind());
+    exchange.hop = Some((access.replays, wanted.kind()));
     *route = Route { app, constraint: target.constraint, failed: 0, refused: 0, stale: 0, last: None };
     Ok(())
 }

@@ -72,7 +72,7 @@ async fn http(
         Some(Frame::RequestHead(head)) => head,
         _ => return reset(sender, ErrorCode::PU03, false).await,
     };
-    let span = trace.as_ref().map(|trace| machine_span(trace, &head.method, &seat, 0));
+    let span = trace.as_ref().map(|trace| machine_span(trace, &head.method, &seat));
     let Some(request) = request(&head, preamble, span.as_ref(), receiver) else {
         return reset(sender, ErrorCode::PU03, false).await;
     };

@@ -84,6 +84,12 @@ async fn obs_1_a_replayed_request_is_one_trace_from_the_client_to_the_last_machi
         let context = format!("00-{TRACE}-{}-01", span.span_context.span_id());
         assert_eq!(server.seen()[1].header("traceparent"), Some(&*context));
     }
+    let hop = |span: &SpanData| {
+        span.attributes
+            .iter()
+            .any(|pair| pair.key.as_str() == "skein.replay.hop" && pair.value.as_str() == "1")
+    };
+    assert!(hop(out) && !hop(first), "the attempt after the replay names it");
     let has = |key: &str, value: &str| {
         root.attributes.iter().any(|pair| pair.key.as_str() == key && pair.value.as_str() == value)
     };
