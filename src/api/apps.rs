@@ -1,23 +1,26 @@
 //! `/v1/apps` (`COMPAT` 3.1).
 
+use std::time::Duration;
+
 use axum::Router;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::response::Response;
 use axum::routing::get;
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use skein_cluster::clock;
 use skein_cluster::entropy::Entropy;
 use skein_core::facts::{App, Command, Outcome, State as Facts};
 use skein_core::snapshot::Snapshot;
 use skein_core::{AppId, AppName, NetworkName};
-use tokio::task::JoinSet;
 
+use super::ApiState;
 use super::auth::Caller;
 use super::body::{JsonBody, Params, json, ok};
 use super::error::ApiError;
-use super::{ApiState, forward, machines};
+
+/// How long the destruction of an app waits for its Machines to be gone.
+const MACHINES_END: Duration = Duration::from_secs(10);
 
 /// Routes of apps.
 pub(super) fn router() -> Router<ApiState> {
@@ -104,63 +107,33 @@ async fn create(
     };
     let org = caller.org(&state.facts(), given(body.org_slug).as_deref())?.id;
     let id = AppId::generate(clock::unix_ms(), &mut Entropy::default());
-    match state.propose(Command::CreateApp { id, name, org, network }).await? {
-        Outcome::App(app) => Ok(json(
-            StatusCode::CREATED,
-            &serde_json::json!({ "id": app.id.to_string(), "created_at": app.created_ms }),
-        )),
-        other => Err(ApiError::internal(format!("the registry made {other:?} instead of an app"))),
-    }
+    let Outcome::App(app) = state.propose(Command::CreateApp { id, name, org, network }).await? else {
+        return Err(ApiError::internal("the registry made no app and gave no reason"));
+    };
+    let made = serde_json::json!({ "id": app.id.to_string(), "created_at": app.created_ms });
+    Ok(json(StatusCode::CREATED, &made))
 }
 
-/// Destroys the app's Machines, then the app. A node that is away destroys its Machines of the app
-/// when it is back and learns that the app is gone.
+/// Destroys the app; its nodes then destroy its Machines, those that are away once they are back.
+/// The answer waits a while for the nodes that are there.
 async fn destroy(
     State(state): State<ApiState>,
     caller: Caller,
     Path(app): Path<String>,
-    headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let facts = state.facts();
-    let app = caller.app(&facts, &app)?.clone();
-    let status = state.node().registry.status();
-    if status.reached * 2 <= status.voters.len() {
-        // Checked first: no Machine is destroyed for an app that can't be.
-        return Err(ApiError::no_majority(status.reached, status.voters.len()));
+    let id = caller.app(&state.facts(), &app)?.id;
+    state.propose(Command::DestroyApp { id }).await?;
+    let reader = &state.node().reader;
+    let mut versions = reader.watch();
+    let empty = async { while runs_somewhere(&reader.load(), id) && versions.changed().await.is_ok() {} };
+    if tokio::time::timeout(MACHINES_END, empty).await.is_err() {
+        tracing::warn!(app, "the app is destroyed, and some of its Machines are not yet");
     }
-    let mut ends = JoinSet::new();
-    let snapshot = state.node().reader.load();
-    let alive = |node| snapshot.nodes.get(&node).is_some_and(|node| node.alive);
-    for (node, id) in machines::of_app(&state, app.id) {
-        if !alive(node) && node != state.node().number {
-            continue;
-        }
-        let target = format!("/v1/apps/{}/machines/{id}?force=true", app.name);
-        let call = forward::call(&state, &headers, "DELETE", target, Bytes::new());
-        let state = state.clone();
-        ends.spawn(async move {
-            if node == state.node().number {
-                return machines::destroy_here(&state, id).await;
-            }
-            match forward::ask(&state, node, call, forward::WRITE).await {
-                Ok(answer) if answer.status == 404 => Ok(()),
-                Ok(answer) => forward::value::<serde_json::Value>(&answer).map(drop),
-                Err(error) => Err(error),
-            }
-        });
-    }
-    let mut failed = Vec::new();
-    while let Some(end) = ends.join_next().await {
-        match end {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => failed.push(error.error),
-            Err(error) => failed.push(error.to_string()),
-        }
-    }
-    if let Some(first) = failed.first() {
-        let error = format!("{} of the app's Machines are not destroyed: {first}", failed.len());
-        return Err(ApiError::unavailable(error));
-    }
-    state.propose(Command::DestroyApp { id: app.id }).await?;
     Ok(json(StatusCode::ACCEPTED, &serde_json::json!({ "ok": true })))
+}
+
+/// Whether a live node has a Machine of the app.
+fn runs_somewhere(snapshot: &Snapshot, app: AppId) -> bool {
+    let mut alive = snapshot.nodes.values().filter(|node| node.alive);
+    alive.any(|node| node.machines.values().any(|machine| machine.record.app == app))
 }

@@ -87,10 +87,12 @@ async fn allocate(
     JsonBody(wanted): JsonBody<Wanted>,
 ) -> Result<Response, ApiError> {
     let app = caller.below_app(&state.facts(), &app)?.id;
-    match state.propose(Command::Allocate { app, kind: kind(&wanted.kind)? }).await? {
-        Outcome::Address(address) => Ok(ok(&IpJson::from(&address))),
-        other => Err(ApiError::internal(format!("the registry made {other:?} instead of an address"))),
-    }
+    let Outcome::Address(address) =
+        state.propose(Command::Allocate { app, kind: kind(&wanted.kind)? }).await?
+    else {
+        return Err(ApiError::internal("the registry allotted no address and gave no reason"));
+    };
+    Ok(ok(&IpJson::from(&address)))
 }
 
 async fn release(

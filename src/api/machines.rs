@@ -12,10 +12,8 @@ mod verbs;
 use axum::Router;
 use axum::middleware;
 use axum::routing::{any, get, post};
-use skein_core::{AppId, MachineId, NodeNumber};
 
 use super::ApiState;
-use super::error::ApiError;
 
 /// Routes of Machines.
 pub(super) fn router(state: &ApiState) -> Router<ApiState> {
@@ -42,27 +40,4 @@ pub(super) fn router(state: &ApiState) -> Router<ApiState> {
         .route(&below("versions"), any(verbs::not_provided))
         .route_layer(middleware::from_fn_with_state(state.clone(), owner::at_owner));
     Router::new().route("/apps/{app}/machines", get(list::list).post(create::create)).merge(of_one)
-}
-
-/// The Machines of an app, as far as this node knows, with their nodes.
-pub(super) fn of_app(state: &ApiState, app: AppId) -> Vec<(NodeNumber, MachineId)> {
-    let snapshot = state.node().reader.load();
-    let seen = snapshot.apps.get(&app).into_iter().flat_map(|view| view.machines.keys());
-    let mut known: Vec<_> = seen.map(|(id, node)| (*node, *id)).collect();
-    let own = state.node().machines.list(Some(app));
-    known.extend(own.iter().map(|machine| (state.node().number, machine.id)));
-    known.sort_unstable();
-    known.dedup();
-    known
-}
-
-/// Destroys a Machine of this node, running or not; one that is gone is destroyed.
-pub(super) async fn destroy_here(state: &ApiState, id: MachineId) -> Result<(), ApiError> {
-    match state.node().machines.destroy(id, true).await {
-        Ok(()) | Err(skein_machine::MachineError::NotFound(_)) => {
-            state.leases(|leases| leases.forget(id));
-            Ok(())
-        }
-        Err(error) => Err(error.into()),
-    }
 }

@@ -116,7 +116,15 @@ fn run(verb: Verb, ctx: &Ctx) -> anyhow::Result<ExitCode> {
         }
         Verb::Trace(args) => narrow()?.block_on(trace::run(args, ctx)),
         Verb::Chaos(args) => wide()?.block_on(chaos::run(args, ctx)),
-        other => narrow()?.block_on(call(other, ctx)).map(|()| ExitCode::SUCCESS),
+        Verb::Deploy(_)
+        | Verb::Status(_)
+        | Verb::Endpoint(_)
+        | Verb::Machines(_)
+        | Verb::Apps(_)
+        | Verb::Orgs(_)
+        | Verb::Tokens(_)
+        | Verb::Ips(_)
+        | Verb::Node(_) => narrow()?.block_on(call(verb, ctx)).map(|()| ExitCode::SUCCESS),
     }
 }
 

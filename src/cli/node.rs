@@ -119,6 +119,7 @@ pub(crate) async fn run(command: NodeCommand, ctx: &Ctx) -> anyhow::Result<()> {
         }
         NodeCommand::Drain { name } => {
             drain(&client, &name).await?;
+            client.barrier().await?;
             out::note(&format!("{name} is drained; `skein node undrain {name}` takes it back"));
             Ok(())
         }

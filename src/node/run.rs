@@ -25,7 +25,7 @@ use skein_supervise::Drain;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
-use super::carry::Carrier;
+use super::carry::{Carrier, Configs};
 use super::config::NodeConfig;
 use super::cores::Cores;
 use super::handle::NodeHandle;
@@ -71,6 +71,7 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
     let (number, name) = (identity.number(), identity.name().clone());
     let telemetry = crate::telemetry::init(&crate::telemetry::TelemetryConfig {
         log: config.log.clone(),
+        log_format: config.log_format,
         node: name.to_string(),
         region: region.to_string(),
         otlp: config.otlp.clone(),
@@ -172,7 +173,7 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
 
     let root = part::root().await?;
     let tasks = Drain::new();
-    start_parts(&root, &node, record_changes, publisher, &carrier, &tasks).await?;
+    start_parts(&root, &node, record_changes, publisher, &tasks).await?;
     if founding {
         found::registry(&registry, &identity, &config, backhaul_addr).await?;
     }
@@ -223,7 +224,6 @@ async fn start_parts(
     node: &NodeHandle,
     record: watch::Receiver<NodeRecord>,
     publisher: reader::Publisher,
-    carrier: &Arc<Carrier>,
     tasks: &Drain,
 ) -> anyhow::Result<()> {
     let (arrived, arrivals) = mpsc::channel(CONFIG_QUEUE);
@@ -257,10 +257,12 @@ async fn start_parts(
         Box::pin(follow::record(record.clone(), gossip.clone(), cancel))
     })
     .await?;
-    let (reader, carrier, counters) =
-        (node.reader.clone(), Arc::clone(carrier), Arc::new(ConfigCounters::default()));
+    let owners =
+        Configs { own: node.number, machines: node.machines.clone(), backhaul: node.backhaul.clone() };
+    let (reader, owners, counters) =
+        (node.reader.clone(), Arc::new(owners), Arc::new(ConfigCounters::default()));
     part::add(root, "configurations", move |cancel| {
-        let source = Arc::clone(&carrier) as Arc<dyn configs::ConfigSource>;
+        let source = Arc::clone(&owners) as Arc<dyn configs::ConfigSource>;
         Box::pin(configs::run(reader.clone(), source, arrived.clone(), Arc::clone(&counters), cancel))
     })
     .await?;
@@ -359,7 +361,8 @@ async fn wait_for_end(exit_with_stdin: bool) -> anyhow::Result<End> {
         // the end of the runtime.
         std::thread::Builder::new().name("stdin".into()).spawn(move || {
             // An error is an end, too: nobody holds the other side.
-            if let Err(error) = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink()) {
+            let ended = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+            if let Err(error) = ended {
                 tracing::debug!(%error, "standard input broke");
             }
             drop(holder);

@@ -68,10 +68,10 @@ pub(super) async fn destroy(
 
 /// A state that does not allow the call is 409 where the reference says so.
 fn conflict(error: MachineError) -> ApiError {
-    match error {
-        MachineError::Precondition(_) => ApiError::conflict(error.to_string()),
-        other => other.into(),
+    if matches!(error, MachineError::Precondition(_)) {
+        return ApiError::conflict(error.to_string());
     }
+    error.into()
 }
 
 #[derive(Debug, Serialize)]
