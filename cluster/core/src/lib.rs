@@ -20,6 +20,7 @@ pub mod id;
 pub mod key;
 pub mod load;
 pub mod machine;
+pub mod near;
 pub mod random;
 pub mod record;
 pub mod region;

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::near::distance;
+
 /// A region's code: 2 to 8 lower-case letters or digits, for example `iad`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -175,9 +177,8 @@ impl Regions {
         if let Some(region) = text.parse().ok().and_then(|code| self.0.get(&code)) {
             return Ok(region);
         }
-        let lower = text.to_ascii_lowercase();
         let mut near: Vec<(usize, &str)> =
-            self.0.keys().map(|code| (edit_distance(&lower, code.as_str()), code.as_str())).collect();
+            self.0.keys().map(|code| (distance(text, code.as_str()), code.as_str())).collect();
         near.sort_unstable();
         Err(UnknownRegion {
             code: text.chars().take(40).collect(),
@@ -219,21 +220,6 @@ impl Regions {
     }
 }
 
-fn edit_distance(a: &str, b: &str) -> usize {
-    let b: Vec<u8> = b.bytes().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().take(32).enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -252,6 +238,10 @@ mod tests {
         let error = Regions::default().find("lhx").unwrap_err();
         assert_eq!(error.near.len(), 3);
         assert!(error.near.contains(&"lhr".to_owned()), "{error}");
+        for wrong in ["lrh", "LHR "] {
+            let error = Regions::default().find(wrong).unwrap_err();
+            assert_eq!(error.near[0], "lhr", "{error}");
+        }
     }
 
     #[test]

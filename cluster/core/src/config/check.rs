@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use super::diagnostic::Report;
-use super::item::nearest;
 use super::model::AppConfig;
 use super::read::{Claim, Places};
+use crate::near::nearest;
 
 /// Reports every contradiction between sections.
 pub(super) fn check(config: &AppConfig, places: &Places, report: &mut Report<'_>) {

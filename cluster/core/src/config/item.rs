@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::diagnostic::Report;
 use super::tree::{Key, Node, Value, short};
 use crate::machine::GoDuration;
+use crate::near::nearest;
 
 /// A value and the path of the keys that lead to it.
 #[derive(Debug, Clone)]
@@ -302,33 +303,4 @@ fn one_of(allowed: &[&str]) -> String {
         Some((last, rest)) if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
         _ => quoted.join(""),
     }
-}
-
-/// The candidate that `text` was probably meant to be: at most a third of its letters differ.
-pub(super) fn nearest<'b>(text: &str, candidates: impl Iterator<Item = &'b str>) -> Option<&'b str> {
-    let text: Vec<char> = text.chars().take(64).flat_map(char::to_lowercase).collect();
-    candidates
-        .map(|candidate| (distance(&text, candidate), candidate))
-        .filter(|(distance, candidate)| *distance <= (candidate.len().max(text.len()) / 3).clamp(1, 4))
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, candidate)| candidate)
-}
-
-/// Letters to insert, delete, replace or swap with their neighbour to get from one text to another.
-fn distance(a: &[char], b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut before = vec![0; b.len() + 1];
-    let mut last: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.iter().enumerate() {
-        let mut row = vec![i + 1];
-        for (j, to) in b.iter().enumerate() {
-            let mut best = (last[j] + usize::from(from != to)).min(last[j + 1] + 1).min(row[j] + 1);
-            if i > 0 && j > 0 && *from == b[j - 1] && a[i - 1] == *to {
-                best = best.min(before[j - 1] + 1);
-            }
-            row.push(best);
-        }
-        before = std::mem::replace(&mut last, row);
-    }
-    last[b.len()]
 }
