@@ -32,6 +32,8 @@ pub(crate) enum Message {
     Call(Call, RpcReplyPort<Result<MachineState, MachineError>>),
     /// The node shuts down; answered once no process is left.
     Close(RpcReplyPort<()>),
+    /// The node can't wait longer: everything is killed.
+    End,
     /// What became of a run.
     Run(u64, Fate),
     /// Nothing is in flight at a run.
@@ -121,6 +123,16 @@ impl Actor for MachineActor {
             Desired::Destroyed => state.feed(&myself, Input::Destroy { force: true })?,
             Desired::Stopped => state.publish(),
         }
+        if state.stored.desired != Desired::Started
+            && let Some(left) = state.stored.adopt.take()
+        {
+            state.saver.dirty();
+            state.spawn(Box::pin(async move {
+                // Nobody there is what is wanted.
+                let _ = crate::holder::end(&left.path, left.secret).await;
+            }));
+        }
+        state.settle(&myself);
         Ok(())
     }
 
@@ -141,6 +153,11 @@ impl Actor for MachineActor {
                 // Refused only by a Machine that is being destroyed, which ends by itself.
                 let _ = state.feed(&myself, Input::Close);
                 state.closers.push(reply);
+            }
+            Message::End => {
+                if let Some(run) = &state.run {
+                    run.kill();
+                }
             }
             Message::Run(run, fate) => state.fate(&myself, run, fate),
             Message::Idle(run) => state.own(&myself, Input::Idle(run)),
@@ -281,14 +298,19 @@ impl State {
             let myself = myself.clone();
             move |message| drop(myself.cast(message))
         };
-        let run = Run::start(&self.shared, &self.stored, &self.plan, &self.entry.log, number, tell);
+        // A run of this life is noted while it lasts; what is noted now is from a former one.
+        let left = self.stored.adopt.take();
+        let run = Run::start(&self.shared, &self.stored, &self.plan, &self.entry.log, number, left, tell);
         match run {
             Ok((run, tasks)) => {
-                for task in tasks {
-                    self.spawn(task);
-                }
+                self.stored.adopt = run.adoptable.clone();
                 self.run = Some(run);
-                self.stored.adopt = self.run.as_ref().and_then(|run| run.adoptable.clone());
+                if self.stored.adopt.is_some() {
+                    // A node that dies right after the start has to know where to find it.
+                    self.saver.hold(tasks);
+                } else {
+                    tasks.into_iter().for_each(|task| self.spawn(task));
+                }
                 self.saver.dirty();
                 self.publish();
             }
@@ -364,6 +386,7 @@ impl State {
         if self.saver.saved(result) {
             myself.stop(None);
         }
+        self.saver.released().into_iter().for_each(|task| self.spawn(task));
     }
 
     /// After each message: writes what changed and answers who waits for the end.

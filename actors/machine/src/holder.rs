@@ -1,5 +1,6 @@
 //! The node's side of a machine-init: starting it, and the socket to it.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -9,6 +10,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::sync::mpsc as std_mpsc;
 
+use skein_core::MachineId;
 use skein_core::restart::Exit;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -19,9 +21,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::init::protocol::{self, FromInit, Launch, ToInit};
 use crate::log::MachineLog;
+use crate::strays;
 
 /// Orders that may wait for an init that does not read.
 pub(crate) const ORDERS: usize = 64;
+
+/// How long an init may take to answer the node that asks for its Machine.
+const ANSWER: std::time::Duration = std::time::Duration::from_secs(3);
 
 /// What becomes of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,39 +100,83 @@ fn start(exe: &File, label: &str, runtime: &tokio::runtime::Handle) -> io::Resul
 /// socket closes and init ends everything.
 pub(crate) async fn hold(
     spawner: Spawner,
-    label: String,
+    machine: MachineId,
     launch: Launch,
     link: Link,
     log: &MachineLog,
     tell: impl Fn(Fate),
 ) {
-    let (mut stream, mut child) = match spawner.spawn(label).await {
+    let (mut stream, mut child) = match spawner.spawn(machine.to_string()).await {
         Ok(started) => started,
         Err(error) => return tell(Fate::Lost(format!("machine-init could not be started: {error}"))),
     };
     let first = protocol::frame(&ToInit::Launch(Box::new(launch)));
     let fate = match stream.write_all(&first).await {
-        Ok(()) => converse(stream, link, log, &tell).await,
+        Ok(()) => converse(Answer { stream, heard: Vec::new() }, link, log, &tell).await,
         Err(error) => Fate::Lost(format!("machine-init did not take its order: {error}")),
     };
     // It exits by itself once its socket is closed or its last word is said.
     if let Err(error) = child.wait().await {
         tracing::warn!(%error, "machine-init could not be waited for");
     }
+    if matches!(fate, Fate::Lost(_)) {
+        // Before the loss is told: afterwards the next run may begin.
+        sweep(machine).await;
+    }
     tell(fate);
 }
 
 /// A run that another process of this node started and left behind.
-pub(crate) async fn adopt(stream: UnixStream, link: Link, log: &MachineLog, tell: impl Fn(Fate)) {
-    let fate = converse(stream, link, log, &tell).await;
+pub(crate) async fn adopt(
+    init: Answer,
+    machine: MachineId,
+    link: Link,
+    log: &MachineLog,
+    tell: impl Fn(Fate),
+) {
+    let fate = converse(init, link, log, &tell).await;
+    if matches!(fate, Fate::Lost(_)) {
+        sweep(machine).await;
+    }
     tell(fate);
 }
 
-/// Asks the init that listens at `path` for its Machine.
-pub(crate) async fn ask_for(path: &Path, secret: [u8; 32]) -> io::Result<UnixStream> {
-    let mut stream = UnixStream::connect(path).await?;
-    stream.write_all(&protocol::frame(&ToInit::Adopt(secret))).await?;
-    Ok(stream)
+/// Ends what a lost init left.
+async fn sweep(machine: MachineId) {
+    let swept = tokio::task::spawn_blocking(move || strays::end(&BTreeSet::from([machine]))).await;
+    // Only a runtime that shuts down does not do it; it has the same work at its next start.
+    if let Ok(count @ 1..) = swept {
+        tracing::warn!(%machine, count, "processes that had lost their machine-init were killed");
+    }
+}
+
+/// An init that gives its Machine to this node, and what it said first.
+pub(crate) struct Answer {
+    stream: UnixStream,
+    heard: Vec<u8>,
+}
+
+/// Asks the init that listens at `path` for its Machine; it has said so when this returns.
+pub(crate) async fn ask_for(path: &Path, secret: [u8; 32]) -> io::Result<Answer> {
+    let asking = async {
+        let mut stream = UnixStream::connect(path).await?;
+        stream.write_all(&protocol::frame(&ToInit::Adopt(secret))).await?;
+        // An init that does not know the secret says nothing and closes.
+        let mut heard = Vec::new();
+        match stream.read_buf(&mut heard).await? {
+            0 => Err(io::Error::other("its machine-init knows another secret")),
+            _ => Ok(Answer { stream, heard }),
+        }
+    };
+    tokio::time::timeout(ANSWER, asking).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+}
+
+/// Ends what a former life of this node left and nobody wants any more.
+pub(crate) async fn end(path: &Path, secret: [u8; 32]) -> io::Result<()> {
+    let Answer { mut stream, .. } = ask_for(path, secret).await?;
+    stream.write_all(&protocol::frame(&ToInit::Kill)).await?;
+    // Until init closes, with everything gone.
+    tokio::io::copy(&mut stream, &mut tokio::io::sink()).await.map(drop)
 }
 
 /// What the actor says to a run.
@@ -136,8 +186,8 @@ pub(crate) struct Link {
     pub(crate) kill: CancellationToken,
 }
 
-async fn converse(stream: UnixStream, link: Link, log: &MachineLog, tell: &impl Fn(Fate)) -> Fate {
-    let (mut read, mut write) = stream.into_split();
+async fn converse(init: Answer, link: Link, log: &MachineLog, tell: &impl Fn(Fate)) -> Fate {
+    let (mut read, mut write) = init.stream.into_split();
     let Link { mut orders, kill } = link;
     let speak = async {
         loop {
@@ -155,14 +205,18 @@ async fn converse(stream: UnixStream, link: Link, log: &MachineLog, tell: &impl 
         std::future::pending::<()>().await;
     };
     tokio::select! {
-        fate = listen(&mut read, log, tell) => fate,
+        fate = listen(&mut read, init.heard, log, tell) => fate,
         () = speak => Fate::Lost("the conversation with machine-init ended".into()),
     }
 }
 
-async fn listen(read: &mut OwnedReadHalf, log: &MachineLog, tell: &impl Fn(Fate)) -> Fate {
+async fn listen(
+    read: &mut OwnedReadHalf,
+    mut buffer: Vec<u8>,
+    log: &MachineLog,
+    tell: &impl Fn(Fate),
+) -> Fate {
     let mut writer = log.writer();
-    let mut buffer = Vec::with_capacity(4 << 10);
     loop {
         loop {
             match protocol::take::<FromInit>(&mut buffer) {

@@ -21,6 +21,7 @@ mod probe;
 mod run;
 mod save;
 mod stored;
+mod strays;
 
 pub use error::MachineError;
 pub use init::machine_init_main;

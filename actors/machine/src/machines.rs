@@ -27,11 +27,14 @@ use crate::holder::Spawner;
 use crate::life::{Desired, MAX_KILL_TIMEOUT, StopHow, signal_number};
 use crate::log::{LogLine, MachineLog};
 use crate::stored::{Row, Stored, TABLE, View, canonical};
-use crate::{load, names, plan};
+use crate::{load, names, plan, strays};
 
 /// The table of what is not of one Machine, and its only row: the last number given.
 const META: &str = "machine_meta";
 const LAST_NUMBER: &str = "last_number";
+
+/// How long killed processes may take to be gone.
+const KILLED_WITHIN: Duration = Duration::from_secs(10);
 
 /// What the Machines of a node need. `PATH` and the like come from whoever reads the environment.
 #[derive(Debug)]
@@ -127,6 +130,8 @@ pub(crate) struct Shared {
     pub(crate) store: Store,
     pub(crate) inherited: BTreeMap<String, String>,
     pub(crate) working_dir: PathBuf,
+    pub(crate) adopt_grace: Duration,
+    pub(crate) adopt_dir: PathBuf,
     pub(crate) board: Arc<Board>,
     last_number: tokio::sync::Mutex<u32>,
 }
@@ -160,6 +165,14 @@ impl Machines {
     pub async fn start(config: MachinesConfig, publisher: LocalPublisher) -> Result<Self, StartError> {
         let last_number = config.store.get::<u32>(META, LAST_NUMBER).await?.unwrap_or(0);
         let rows = config.store.list::<Row>(TABLE).await?.rows;
+        // Sockets have short paths, and only the node's own user may open them.
+        let adopt_dir = config.data_dir.join("init");
+        if !config.adopt_grace.is_zero() {
+            let private = std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o700)
+                .recursive(true)
+                .create(&adopt_dir);
+            private?;
+        }
         let supervisor = skein_supervise::spawn(clock::now, None)
             .await
             .map_err(|error| StartError::Supervisor(error.to_string()))?;
@@ -171,11 +184,21 @@ impl Machines {
             store: config.store,
             inherited: config.inherited,
             working_dir: config.working_dir,
+            adopt_grace: config.adopt_grace,
+            adopt_dir,
             board: Arc::new(Board::new(publisher)),
             last_number: tokio::sync::Mutex::new(last_number),
         });
         let machines = Self { shared, supervisor, tasks: Drain::new() };
         machines.tasks.spawn(load::sample(Arc::clone(&machines.shared.board)));
+        if config.adopt_grace.is_zero() {
+            // What was left by a node and an init that were killed together.
+            let ids = rows.iter().filter_map(|(key, _)| key.parse().ok()).collect();
+            let swept = tokio::task::spawn_blocking(move || strays::end(&ids)).await;
+            if let Ok(count @ 1..) = swept {
+                tracing::warn!(count, "processes of a former life of this node were killed");
+            }
+        }
         for (key, row) in rows {
             let outcome = match Stored::from_row(row) {
                 Ok(stored) => machines.bring_up(stored).await.map_err(|error| error.to_string()),
@@ -434,8 +457,16 @@ impl Machines {
             });
         }
         let all = async { while closing.join_next().await.is_some() {} };
-        if tokio::time::timeout(patience, all).await.is_err() {
+        tokio::pin!(all);
+        if tokio::time::timeout(patience, &mut all).await.is_err() {
             tracing::warn!("Machines did not stop in time; they are killed");
+            for actor in entries.values().filter_map(|entry| entry.actor.load_full()) {
+                // An actor that is gone holds no process.
+                let _ = actor.cast(Message::End);
+            }
+            if tokio::time::timeout(KILLED_WITHIN, &mut all).await.is_err() {
+                tracing::error!("processes of Machines hang in the kernel");
+            }
         }
         skein_supervise::shutdown(&self.supervisor, Duration::from_secs(5)).await;
         self.tasks.drain(Duration::ZERO).await;

@@ -36,12 +36,17 @@ pub(crate) fn reserve(rng: &mut impl Random) -> Option<Reserved> {
     (0..TRIES).find_map(|_| try_reserve(FIRST + rng.below(usize::from(COUNT)) as u16))
 }
 
-fn try_reserve(port: u16) -> Option<Reserved> {
+/// Keeps a port whose process may listen already.
+pub(crate) fn reserve_in_use(port: u16) -> Option<Reserved> {
     let name = UnixAddr::from_abstract_name(format!("skein-port-{port}")).ok()?;
-    let name = UnixDatagram::bind_addr(&name).ok()?;
+    Some(Reserved { port, _name: UnixDatagram::bind_addr(&name).ok()? })
+}
+
+fn try_reserve(port: u16) -> Option<Reserved> {
+    let reserved = reserve_in_use(port)?;
     // Somebody who is not of Skein may listen there. Bound to any address, as the process may do it.
     drop(TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).ok()?);
-    Some(Reserved { port, _name: name })
+    Some(reserved)
 }
 
 #[cfg(test)]

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use skein_cluster::entropy::Entropy;
 use skein_cluster::{Upstream, clock};
 use skein_core::load::Slots;
-use skein_core::machine::CheckStatus;
+use skein_core::machine::{CheckStatus, MachineConfig};
 use skein_core::sixpn;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -45,20 +47,23 @@ enum Driver {
 }
 
 impl Run {
-    /// Prepares a run; the tasks carry it.
+    /// Prepares a run; the tasks carry it. What a former life of the node `left` is taken over if its
+    /// init still waits.
     pub(crate) fn start(
         shared: &Arc<Shared>,
         stored: &Stored,
         plan: &Plan,
         log: &Arc<MachineLog>,
         number: u64,
+        left: Option<Adoptable>,
         tell: impl Fn(Message) + Clone + Send + Sync + 'static,
     ) -> Result<(Self, Vec<Task>), String> {
         let token = CancellationToken::new();
         let specs = check::specs(&stored.config).map_err(|error| error.to_string())?;
         let (driver, adoptable, task, addresses) = match plan {
             Plan::Process { program, args, env, user } => {
-                process(shared, stored, (program, args, env, user.as_deref()), log, number, tell.clone())?
+                let command = (program, args.as_slice(), env, user.as_deref());
+                process(shared, stored, command, log, number, left, tell.clone())?
             }
             Plan::External(address) => external(address, number, tell.clone()),
         };
@@ -142,16 +147,16 @@ fn process(
     (program, args, own_env, user): (&Program, &[String], &BTreeMap<String, String>, Option<&str>),
     log: &Arc<MachineLog>,
     number: u64,
+    left: Option<Adoptable>,
     tell: impl Fn(Message) + Send + Sync + 'static,
 ) -> Result<Prepared, String> {
     let run_as = plan::run_as(user).map_err(|error| error.to_string())?;
-    let mut rng = skein_cluster::entropy::Entropy::default();
-    let mut reserved = Vec::new();
-    for internal in plan::internal_ports(&stored.config) {
-        let port = ports::reserve(&mut rng)
-            .ok_or("no loopback port is free for it on this machine; stop some Machines")?;
-        reserved.push((internal, port));
-    }
+    let kept = left.as_ref().and_then(|left| keep_ports(&left.ports));
+    let left = left.filter(|_| kept.is_some());
+    let reserved = match kept {
+        Some(kept) => kept,
+        None => reserve_ports(&stored.config)?,
+    };
     let ports: Vec<(u16, u16)> = reserved.iter().map(|(internal, port)| (*internal, port.port)).collect();
     let platform = platform(shared, stored);
     let around = Surroundings { inherited: &shared.inherited, platform: &platform, ports: &ports };
@@ -162,21 +167,56 @@ fn process(
         env: env.into_iter().collect(),
         dir: plan::working_dir(&shared.working_dir).to_owned(),
         run_as,
-        adopt_grace_ms: 0,
-        secret: [0; 32],
-        adopt_at: None,
+        adopt_grace_ms: shared.adopt_grace.as_millis() as u64,
+        secret: skein_cluster::entropy::secret(),
+        adopt_at: adopt_at(shared, stored),
     };
+    let adoptable = launch.adopt_at.clone().map(|path| match &left {
+        // Until it is known that nobody waits there, that is where this run is found again.
+        Some(left) => left.clone(),
+        None => Adoptable { path, secret: launch.secret, ports: ports.clone() },
+    });
     let (orders, receiver) = mpsc::channel(holder::ORDERS);
     let kill = CancellationToken::new();
     let link = Link { orders: receiver, kill: kill.clone() };
-    let (spawner, label, log) = (shared.spawner.clone(), stored.id.to_string(), Arc::clone(log));
+    let (spawner, machine, log) = (shared.spawner.clone(), stored.id, Arc::clone(log));
     let task: Task = Box::pin(async move {
         let tell = |fate| tell(Message::Run(number, fate));
-        holder::hold(spawner, label, launch, link, &log, tell).await;
+        if let Some(left) = left {
+            match holder::ask_for(&left.path, left.secret).await {
+                Ok(init) => return holder::adopt(init, machine, link, &log, tell).await,
+                Err(error) => tracing::info!(%error, %machine, "its process did not outlive the node"),
+            }
+            // The new process is found where the old one was.
+            let launch = Launch { secret: left.secret, adopt_at: Some(left.path), ..launch };
+            return holder::hold(spawner, machine, launch, link, &log, tell).await;
+        }
+        holder::hold(spawner, machine, launch, link, &log, tell).await;
     });
     let upstream = reserved.iter().map(|(internal, port)| (*internal, port.address())).collect();
     let (_, addresses) = watch::channel(Some(Upstream::Loopback(upstream)));
-    Ok((Driver::Process { orders, kill, ports: reserved }, None, task, addresses))
+    Ok((Driver::Process { orders, kill, ports: reserved }, adoptable, task, addresses))
+}
+
+/// Where init waits for a new life of this node; `None` when nothing outlives it.
+fn adopt_at(shared: &Shared, stored: &Stored) -> Option<PathBuf> {
+    if shared.adopt_grace.is_zero() {
+        return None;
+    }
+    let run = shared.version().to_string();
+    Some(shared.adopt_dir.join(format!("{}-{}", stored.id, &run[run.len() - 8..])))
+}
+
+fn reserve_ports(config: &MachineConfig) -> Result<Vec<(u16, Reserved)>, String> {
+    let mut rng = Entropy::default();
+    let full = "no loopback port is free for it on this machine; stop some Machines";
+    let reserve = |internal| Ok((internal, ports::reserve(&mut rng).ok_or(full)?));
+    plan::internal_ports(config).into_iter().map(reserve).collect()
+}
+
+/// The ports of a run that was left; `None` when one of them is somebody else's by now.
+fn keep_ports(left: &[(u16, u16)]) -> Option<Vec<(u16, Reserved)>> {
+    left.iter().map(|(internal, port)| Some((*internal, ports::reserve_in_use(*port)?))).collect()
 }
 
 /// SPEC RUN-2.

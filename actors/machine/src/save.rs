@@ -6,12 +6,13 @@ use skein_cluster::store::Store;
 use skein_core::machine::MachineState;
 
 use crate::error::MachineError;
+use crate::run::Task;
 use crate::stored::{Stored, TABLE};
 
 type Reply = (RpcReplyPort<Result<MachineState, MachineError>>, MachineState);
 
 /// What is written and who waits for it.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Saver {
     dirty: bool,
     forget: bool,
@@ -20,6 +21,9 @@ pub(crate) struct Saver {
     /// Wait for the write that is under way, and for the next one.
     waiting: Vec<Reply>,
     next: Vec<Reply>,
+    /// Begin once the write that is under way has ended, and the next one.
+    held: Vec<Task>,
+    next_held: Vec<Task>,
 }
 
 impl Saver {
@@ -41,6 +45,17 @@ impl Saver {
         self.next.push((reply, previous));
     }
 
+    /// Holds tasks back until what is known now is on the disk.
+    pub(crate) fn hold(&mut self, tasks: Vec<Task>) {
+        self.dirty = true;
+        self.next_held.extend(tasks);
+    }
+
+    /// The tasks that may begin.
+    pub(crate) fn released(&mut self) -> Vec<Task> {
+        if self.writing { Vec::new() } else { std::mem::take(&mut self.held) }
+    }
+
     pub(crate) fn is_idle(&self) -> bool {
         !self.dirty && !self.writing
     }
@@ -56,6 +71,7 @@ impl Saver {
         }
         (self.dirty, self.writing, self.forgotten) = (false, true, self.forget);
         self.waiting.append(&mut self.next);
+        self.held.append(&mut self.next_held);
         let (store, forget, key) = (store.clone(), self.forget, stored.id.to_string());
         let row = stored.row();
         Some(async move {

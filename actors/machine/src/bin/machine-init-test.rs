@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use skein_cluster::local;
 use skein_cluster::store::Store;
@@ -17,7 +18,10 @@ fn main() -> ExitCode {
     match words.as_slice() {
         ["machine-init", ..] => skein_machine::machine_init_main(),
         ["hello"] => hello(),
-        ["node", dir] => node(Path::new(dir)),
+        ["node", dir, grace_ms] => match grace_ms.parse() {
+            Ok(grace_ms) => node(Path::new(dir), Duration::from_millis(grace_ms)),
+            Err(_) => ExitCode::from(64),
+        },
         _ => ExitCode::from(64),
     }
 }
@@ -39,12 +43,15 @@ fn hello() -> ExitCode {
 }
 
 /// Brings the Machines of a directory back and lives until it is killed.
-fn node(dir: &Path) -> ExitCode {
+fn node(dir: &Path, adopt_grace: Duration) -> ExitCode {
     let Ok(runtime) = tokio::runtime::Runtime::new() else { return ExitCode::FAILURE };
     runtime.block_on(async {
         let Ok(store) = Store::open(&dir.join("machines.redb")) else { return ExitCode::from(3) };
         let (Ok(name), Ok(region)) = ("iad-1".parse(), "iad".parse()) else { return ExitCode::FAILURE };
-        let config = MachinesConfig::new(NodeNumber(1), name, region, dir.to_owned(), store);
+        let config = MachinesConfig {
+            adopt_grace,
+            ..MachinesConfig::new(NodeNumber(1), name, region, dir.to_owned(), store)
+        };
         let (publisher, _reader) = local::channel();
         let Ok(_machines) = Machines::start(config, publisher).await else { return ExitCode::from(4) };
         std::future::pending().await

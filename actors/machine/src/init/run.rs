@@ -54,10 +54,12 @@ fn begin() -> io::Result<()> {
     let signals = SignalFd::with_flags(&caught, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
     let Some(launch) = first_message(&mut stream)? else { return Ok(()) };
     let mut control = Control::new(stream)?;
+    // Before the process exists: whoever sees it run can take it over.
+    let adopt = Adopt::bind(&launch);
     match app::start(&launch) {
         Ok(app) => {
             control.queue(&FromInit::Started { pid: app.pid.as_raw() });
-            Holder::new(control, signals, app, *launch).run()
+            Holder::new(control, signals, app, adopt, *launch).run()
         }
         Err(refusal) => {
             control.queue(&refusal);
@@ -135,6 +137,18 @@ struct Adopt {
     path: PathBuf,
 }
 
+impl Adopt {
+    /// Listens where the launch says; without it the Machine ends with its node.
+    fn bind(launch: &Launch) -> Option<Self> {
+        let path = launch.adopt_at.clone().filter(|_| launch.adopt_grace_ms > 0)?;
+        // What a former init left there; this name is this Machine's own.
+        let _ = std::fs::remove_file(&path);
+        let listener = UnixListener::bind(&path).ok()?;
+        listener.set_nonblocking(true).ok()?;
+        Some(Self { listener, path })
+    }
+}
+
 impl Drop for Adopt {
     fn drop(&mut self) {
         // It may be gone with the whole data directory.
@@ -143,13 +157,7 @@ impl Drop for Adopt {
 }
 
 impl Holder {
-    fn new(control: Control, signals: SignalFd, app: App, launch: Launch) -> Self {
-        let adopt = launch.adopt_at.clone().filter(|_| launch.adopt_grace_ms > 0).and_then(|path| {
-            let _ = std::fs::remove_file(&path);
-            let listener = UnixListener::bind(&path).ok()?;
-            listener.set_nonblocking(true).ok()?;
-            Some(Adopt { listener, path })
-        });
+    fn new(control: Control, signals: SignalFd, app: App, adopt: Option<Adopt>, launch: Launch) -> Self {
         for pipe in [&app.stdout, &app.stderr] {
             // Reading must never make the loop wait; a failure leaves a pipe that polls before reads.
             let _ = fcntl(pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK));

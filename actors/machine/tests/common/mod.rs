@@ -35,10 +35,16 @@ impl Node {
     }
 
     pub async fn on(dir: TempDir) -> Self {
+        Self::with_grace(dir, Duration::ZERO).await
+    }
+
+    /// A node whose Machines outlive it for so long.
+    pub async fn with_grace(dir: TempDir, adopt_grace: Duration) -> Self {
         let store = Store::open(&dir.path().join("machines.redb")).unwrap();
         let name = "iad-1".parse().unwrap();
         let config = MachinesConfig {
             exe: PROGRAM.into(),
+            adopt_grace,
             ..MachinesConfig::new(NodeNumber(1), name, "iad".parse().unwrap(), dir.path().to_owned(), store)
         };
         let (publisher, locals) = local::channel();
