@@ -101,9 +101,10 @@ pub(crate) async fn run(args: ChaosArgs, ctx: &Ctx) -> anyhow::Result<ExitCode> 
         ChaosCommand::Heal { id } => {
             let path = if id == "all" { FAULTS.to_owned() } else { format!("{FAULTS}/{}", segment(&id)) };
             let healed: serde_json::Value = ctx.client()?.call(Method::DELETE, &path, None::<&()>).await?;
-            let healed: Vec<ActiveJson> = match healed {
-                serde_json::Value::Array(all) => serde_json::from_value(all.into())?,
-                one => vec![serde_json::from_value(one)?],
+            let healed: Vec<ActiveJson> = if healed.is_array() {
+                serde_json::from_value(healed)?
+            } else {
+                vec![serde_json::from_value(healed)?]
             };
             if ctx.json {
                 return out::json(&healed).map(|()| ExitCode::SUCCESS);

@@ -212,7 +212,7 @@ impl Up {
                 Latency::None => skein_testbed::Latency::None,
             },
             trace_sample: self.args.trace_sample,
-            log: "info".into(),
+            log: None,
         };
         let reporter = self.reporter.clone();
         let progress = Progress::new(move |line| reporter.line(line));

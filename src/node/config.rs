@@ -64,9 +64,13 @@ pub struct NodeConfig {
     /// How long a SIGTERM waits for what is in flight, in milliseconds. Default 30,000.
     #[serde(default = "drain_ms")]
     pub drain_ms: u64,
-    /// What is logged, as in `RUST_LOG`. Default `info` of Skein itself, `warn` of openraft and chitchat.
+    /// What is logged, as in `RUST_LOG`. Default `info`, without openraft, whose
+    /// errors of peers that are away the registry tells itself, and only warnings of chitchat.
     #[serde(default = "log")]
     pub log: String,
+    /// How log lines are written: `text` (default) or `json`.
+    #[serde(default)]
+    pub log_format: crate::telemetry::LogFormat,
 }
 
 fn loopback() -> SocketAddr {
@@ -82,7 +86,7 @@ fn drain_ms() -> u64 {
     30_000
 }
 fn log() -> String {
-    "info,openraft=warn,chitchat=warn".into()
+    "info,openraft=off,chitchat=warn".into()
 }
 
 impl NodeConfig {

@@ -1,6 +1,6 @@
 //! Logs and traces of a node (SPEC OBS-1, OBS-3; STYLE: one place names attributes, `core::attr`).
 //!
-//! Logs go to standard error as text. Spans with the target [`skein_core::attr::SPAN_TARGET`] go to
+//! Logs go to standard error, as text or JSON. Spans with the target [`skein_core::attr::SPAN_TARGET`] go to
 //! an OTLP collector; the proxy creates them for sampled requests only, so an unsampled request pays
 //! for none of this.
 
@@ -13,11 +13,13 @@ use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_otlp::WithExportConfig as _;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracerProvider};
+use serde::{Deserialize, Serialize};
 use skein_core::attr::SPAN_TARGET;
 use tracing_subscriber::filter::{EnvFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{Layer as _, fmt};
+use tracing_subscriber::{Layer, fmt};
 
 /// How long the end of a node waits for its last spans to be sent.
 const FLUSH: Duration = Duration::from_secs(2);
@@ -26,11 +28,24 @@ const BATCH: Duration = Duration::from_millis(200);
 /// Spans that wait at most; more are dropped and counted by the exporter, never waited for.
 const QUEUE: usize = 8_192;
 
+/// How a log line is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs: one object a line.
+    Json,
+}
+
 /// What a node says of itself, and where.
 #[derive(Debug, Clone)]
 pub struct TelemetryConfig {
     /// What is logged, as in `RUST_LOG`.
     pub log: String,
+    /// How lines are written.
+    pub log_format: LogFormat,
     /// The node's name: `service.instance.id`.
     pub node: String,
     /// Its region: `cloud.region`.
@@ -51,28 +66,33 @@ pub fn init(config: &TelemetryConfig) -> anyhow::Result<Telemetry> {
     let filter = EnvFilter::try_new(&config.log)
         .with_context(|| format!("`log` is not a filter: {:?}; write for example \"info\"", config.log))?;
     // Exported spans are no log lines: they would repeat the access log.
-    let logs = fmt::layer()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_filter(filter)
-        .with_filter(
-            Targets::new()
-                .with_default(tracing::Level::TRACE)
-                .with_target(SPAN_TARGET, tracing::level_filters::LevelFilter::OFF),
-        );
+    let no_spans = Targets::new()
+        .with_default(tracing::Level::TRACE)
+        .with_target(SPAN_TARGET, tracing::level_filters::LevelFilter::OFF);
+    let lines = fmt::layer().with_writer(std::io::stderr);
+    let lines = match config.log_format {
+        LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    };
+    let logs = lines.with_filter(filter).with_filter(no_spans);
     let provider = config.otlp.as_deref().map(|endpoint| exporter(endpoint, config)).transpose()?;
-    let spans = provider.as_ref().map(|provider| {
-        let tracer = provider.tracer("skein");
-        tracing_opentelemetry::layer()
-            .with_tracer(tracer)
-            .with_location(false)
-            .with_threads(false)
-            .with_target(false)
-            .with_tracked_inactivity(false)
-            .with_filter(Targets::new().with_target(SPAN_TARGET, tracing::Level::TRACE))
-    });
+    let spans = provider.as_ref().map(spans);
     tracing_subscriber::registry().with(logs).with(spans).try_init().context("install the subscriber")?;
     Ok(Telemetry(provider))
+}
+
+/// Exports the spans that were made for it, and no other.
+fn spans<S>(provider: &SdkTracerProvider) -> impl Layer<S> + use<S>
+where
+    S: tracing::Subscriber + for<'a> LookupSpan<'a>,
+{
+    tracing_opentelemetry::layer()
+        .with_tracer(provider.tracer("skein"))
+        .with_location(false)
+        .with_threads(false)
+        .with_target(false)
+        .with_tracked_inactivity(false)
+        .with_filter(Targets::new().with_target(SPAN_TARGET, tracing::Level::TRACE))
 }
 
 fn exporter(endpoint: &str, config: &TelemetryConfig) -> anyhow::Result<SdkTracerProvider> {
@@ -124,17 +144,4 @@ impl Telemetry {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_wrong_filter_is_an_error_that_shows_it() {
-        let config = TelemetryConfig {
-            log: "skein=nonsense".into(),
-            node: "iad-1".into(),
-            region: "iad".into(),
-            otlp: None,
-        };
-        assert!(format!("{:#}", init(&config).unwrap_err()).contains("skein=nonsense"));
-    }
-}
+mod tests;

@@ -53,8 +53,8 @@ pub struct LaunchOptions {
     pub latency: Latency,
     /// Share of requests that are traced; `None`: all up to 50 a second and node, 1 % of the rest.
     pub trace_sample: Option<f64>,
-    /// What nodes log, as in `RUST_LOG`.
-    pub log: String,
+    /// What nodes log, as in `RUST_LOG`; their own default when absent.
+    pub log: Option<String>,
 }
 
 /// Where one line per step goes.

@@ -62,7 +62,8 @@ pub(crate) struct NodeToml {
     pub(crate) trace_sample: Option<f64>,
     pub(crate) adopt_grace_ms: u64,
     pub(crate) drain_ms: u64,
-    pub(crate) log: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) log: Option<String>,
 }
 
 /// A node and its process, if any.

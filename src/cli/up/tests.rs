@@ -62,7 +62,7 @@ fn the_daemon_gets_the_same_arguments() {
 #[test]
 fn the_sample_app_is_what_the_design_says() {
     let nodes = parse(&["--regions", "lhr,iad"]).unwrap().check().unwrap().0;
-    let loaded = load(&demo::text(&nodes[0]), Format::Toml);
+    let loaded = load(demo::text(&nodes[0]), Format::Toml);
     assert!(loaded.is_valid(), "{:?}", loaded.diagnostics);
     assert!(loaded.diagnostics.is_empty(), "{:?}", loaded.diagnostics);
     let file = loaded.config.unwrap();
