@@ -12,12 +12,13 @@ use skein_cluster::registry::RaftTransport;
 use skein_core::suspicion::Proximity as _;
 use skein_core::wire::{Ask, Seen};
 use skein_core::{ConfigHash, NodeNumber, codec};
+use skein_machine::Machines;
 use tokio::time::Instant;
 
 /// How long a worker may take to give a configuration.
 const CONFIG_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Backhaul, as gossip, the registry, the configuration cache and barriers see it.
+/// Backhaul, as gossip, the registry and barriers see it.
 #[derive(Clone)]
 pub(super) struct Carrier(pub(super) Backhaul);
 
@@ -46,9 +47,23 @@ impl RaftTransport for Carrier {
     }
 }
 
-impl ConfigSource for Carrier {
+/// Configurations from their owners: this node's own Machines, or a peer.
+pub(super) struct Configs {
+    /// This node.
+    pub(super) own: NodeNumber,
+    /// Its Machines.
+    pub(super) machines: Machines,
+    /// The way to the peers.
+    pub(super) backhaul: Backhaul,
+}
+
+impl ConfigSource for Configs {
     fn fetch(&self, node: NodeNumber, hash: ConfigHash) -> BoxFuture<'static, Option<Bytes>> {
-        let backhaul = self.0.clone();
+        if node == self.own {
+            let found = self.machines.config_json(hash);
+            return Box::pin(async { found });
+        }
+        let backhaul = self.backhaul.clone();
         Box::pin(async move {
             match backhaul.ask(node, Ask::Config(hash), CONFIG_PATIENCE).await {
                 Ok(json) => (!json.is_empty()).then_some(json),

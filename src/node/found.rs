@@ -23,15 +23,25 @@ const V4_POOL: [u8; 3] = [203, 0, 113];
 /// A network of the documentation prefix (RFC 3849).
 const V6_POOL: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x5ce1, 0, 0, 0, 0, 0);
 
-/// The identity of the node, and whether it has just founded the cluster.
-pub(super) async fn identity(config: &NodeConfig, backhaul: SocketAddr) -> anyhow::Result<(Identity, bool)> {
+/// How a node came to its identity.
+pub(super) struct Found {
+    /// The identity.
+    pub(super) identity: Identity,
+    /// Whether the node founds its cluster: now, or it is to finish what a crash interrupted.
+    pub(super) founding: bool,
+    /// Whether it joined now: only then may its registry be empty.
+    pub(super) fresh: bool,
+}
+
+/// The identity of the node.
+pub(super) async fn identity(config: &NodeConfig, backhaul: SocketAddr) -> anyhow::Result<Found> {
     let data_dir = &config.data_dir;
     if let Some(identity) = Identity::load(data_dir)? {
-        return Ok((identity, config.bootstrap));
+        return Ok(Found { identity, founding: config.bootstrap, fresh: false });
     }
     if config.bootstrap {
         let name = config.name.clone().context("a node that founds a cluster needs a `name`")?;
-        return Ok((Identity::found(data_dir, name)?, true));
+        return Ok(Found { identity: Identity::found(data_dir, name)?, founding: true, fresh: true });
     }
     let token = config.join.as_deref().with_context(|| {
         format!(
@@ -43,7 +53,7 @@ pub(super) async fn identity(config: &NodeConfig, backhaul: SocketAddr) -> anyho
         JoinArgs { data_dir: data_dir.clone(), name: config.name.clone(), region: config.region, backhaul };
     let (identity, _) = join::join(token, args).await?;
     identity.save(data_dir)?;
-    Ok((identity, false))
+    Ok(Found { identity, founding: false, fresh: true })
 }
 
 /// Founds the cluster's registry, or finishes what a crash interrupted: each step is done once.
