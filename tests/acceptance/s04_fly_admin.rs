@@ -36,7 +36,7 @@ fn s4_a_client_of_the_machines_api_drives_apps_and_machines() {
         "{made}"
     );
 
-    cluster.skein(&["ips", "allocate-v4", "--shared", "-a", "crew"]).ok();
+    cluster.skein(&["ips", "allocate-v6", "-a", "crew"]).ok();
     let edge = cluster.endpoint("crew", "iad-1");
     let machine = || Request::get(edge, "/").ok().field("machine");
     eventually("the first Machine is nearest", SOON, || {

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use crate::install::python_package;
-use crate::support::cluster::{Home, text};
+use crate::support::cluster::{Home, own_address, text};
 use crate::support::process::{Owned, run};
 use crate::support::{Cluster, Reply, Request, SOON, eventually, skipped};
 
@@ -236,8 +236,7 @@ impl<'a> Nodes<'a> {
 
     fn endpoint(&self, node: &str) -> SocketAddr {
         let out = self.skein(&["endpoint", "hello", "--node", node, "--json"]);
-        let list: Value = serde_json::from_str(&out).unwrap();
-        text(&list[0]["connect"]).parse().unwrap()
+        own_address(&serde_json::from_str(&out).unwrap())
     }
 }
 

@@ -10,23 +10,20 @@ use crate::support::{Cluster, Request, SOON, eventually, skipped};
 
 #[test]
 fn a_machine_runs_any_command_and_goes_through_its_states() {
-    let Some(python) = program("python3") else { return skipped("machine run", "python3 is not installed") };
+    let Some(node) = program("node") else { return skipped("machine run", "node is not installed") };
     let cluster = Cluster::up(&["--regions", "iad,lhr", "--no-demo"]);
     cluster.skein(&["apps", "create", "files"]).ok();
-    let serve = "import http.server,os;http.server.HTTPServer(('127.0.0.1',int(os.environ['PORT'])),\
-                 http.server.SimpleHTTPRequestHandler).serve_forever()";
-    let python = python.to_str().unwrap();
-    cluster
-        .skein(&[
-            "machine", "run", "-a", "files", "--region", "lhr", "--port", "80:8080", "--", python, "-c",
-            serve,
-        ])
-        .ok();
+    let serve =
+        "require('http').createServer((_, res) => res.end('hi')).listen(process.env.PORT, '127.0.0.1')";
+    let node = node.to_str().unwrap();
+    let run = ["machine", "run", "-a", "files", "--region", "lhr", "--port", "80:8080/tcp:http", "--"];
+    cluster.skein(&[&run[..], &[node, "-e", serve]].concat()).ok();
+    cluster.skein(&["ips", "allocate-v6", "-a", "files"]).ok();
     let machines = cluster.machines("files");
     assert_eq!(machines.len(), 1);
     let machine = &machines[0];
     assert_eq!(machine["config"]["image"], "skein/command");
-    assert_eq!(machine["config"]["init"]["exec"], json!([python, "-c", serve]));
+    assert_eq!(machine["config"]["init"]["exec"], json!([node, "-e", serve]));
     assert_eq!(machine["region"], "lhr");
     let id = text(&machine["id"]);
 
@@ -81,7 +78,7 @@ fn deploy_makes_one_machine_per_group_and_a_second_one_updates_them() {
         first.iter().map(|m| text(&m["config"]["metadata"]["fly_process_group"])).collect();
     assert_eq!(groups, ["idle", "web"]);
     assert!(first.iter().all(|machine| machine["region"] == "lhr"), "without --regions: the primary region");
-    assert_eq!(first[0]["config"]["init"]["cmd"], json!(["sleep", "100000"]));
+    assert_eq!(first[0]["config"]["init"]["exec"], json!(["sleep", "100000"]));
     assert_eq!(first[1]["config"]["services"][0]["ports"][1]["handlers"], json!(["http", "tls"]));
     assert_eq!(cluster.get("groups", "iad-1", "/").field("region"), "lhr");
 
@@ -98,20 +95,18 @@ fn deploy_makes_one_machine_per_group_and_a_second_one_updates_them() {
 
 #[test]
 fn a_server_that_runs_already_can_stand_behind_the_proxy() {
-    let Some(python) = program("python3") else { return skipped("external", "python3 is not installed") };
+    let Some(node) = program("node") else { return skipped("external", "node is not installed") };
     let cluster = Cluster::up(&["--regions", "iad", "--no-demo"]);
-    let folder = cluster.home.path().join("served");
-    fs::create_dir(&folder).unwrap();
-    fs::write(folder.join("index.html"), "it was here before").unwrap();
-    let log = fs::File::create(cluster.home.path().join("python.log")).unwrap();
-    let mut command = std::process::Command::new(python);
-    command.args(["-u", "-m", "http.server", "0", "--bind", "127.0.0.1"]).current_dir(&folder);
-    command.stdout(log.try_clone().unwrap()).stderr(log);
+    let log = cluster.home.path().join("server.log");
+    let out = fs::File::create(&log).unwrap();
+    let serve = "const s = require('http').createServer((_, res) => res.end('it was here before'));\
+                 s.listen(0, '127.0.0.1', () => console.log(s.address().port))";
+    let mut command = std::process::Command::new(node);
+    command.args(["-e", serve]).stdout(out.try_clone().unwrap()).stderr(out);
     let _server = crate::support::process::Owned::start(&mut command);
-    let port = eventually("python says its port", SOON, || {
-        let said = fs::read_to_string(cluster.home.path().join("python.log")).unwrap();
-        let port = said.split("port ").nth(1).and_then(|rest| rest.split(' ').next()).map(str::to_owned);
-        port.ok_or(said)
+    let port = eventually("the server says its port", SOON, || {
+        let said = fs::read_to_string(&log).unwrap();
+        said.trim().parse::<u16>().map_err(|_| said)
     });
     let config = cluster.home.path().join("fly.toml");
     fs::write(&config, "app = \"outside\"\nprimary_region = \"iad\"\n[http_service]\n").unwrap();
@@ -120,7 +115,7 @@ fn a_server_that_runs_already_can_stand_behind_the_proxy() {
     let machine = &cluster.machines("outside")[0];
     assert_eq!(machine["config"]["image"], "skein/external");
     assert_eq!(machine["config"]["metadata"]["skein_external"], address);
-    assert_eq!(cluster.get("outside", "iad-1", "/index.html").text(), "it was here before");
+    assert_eq!(cluster.get("outside", "iad-1", "/").text(), "it was here before");
 }
 
 #[test]

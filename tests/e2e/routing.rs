@@ -94,12 +94,19 @@ fn a_client_may_prefer_a_region_and_bodies_pass_both_ways() {
 }
 
 #[test]
-fn an_app_is_found_by_its_host_name_as_by_its_address() {
+fn on_a_shared_address_the_host_decides_and_on_an_own_one_the_address() {
     let cluster = Cluster::up(&["--regions", "iad"]);
-    let endpoint = cluster.endpoint("hello", "iad-1");
-    let by_name = Request::get(endpoint, "/").header("host", "hello.localhost").ok();
+    let shared = cluster.shared_endpoint("hello", "iad-1");
+    let by_name = Request::get(shared, "/").header("host", "hello.localhost").ok();
     assert_eq!(by_name.field("app"), "hello");
     assert_eq!(text(&by_name.json()["headers"]["host"]), "hello.localhost", "the app sees the client's host");
+    for host in ["nobody.localhost", "hello.example.com", "localhost"] {
+        let refused = Request::get(shared, "/").header("host", host).reply();
+        assert!((400..500).contains(&refused.status), "{host}: {refused:?}");
+        assert!(refused.header("skein-error").is_some(), "{host}: {refused:?}");
+    }
+    let own = cluster.endpoint("hello", "iad-1");
+    assert_eq!(Request::get(own, "/").header("host", "anything.example.com").ok().field("app"), "hello");
 }
 
 fn expect(got: String, wanted: &str) -> Result<(), String> {

@@ -155,12 +155,19 @@ impl Cluster {
         eventually("the node is gone", SOON, || if process::alive(pid) { Err(pid) } else { Ok(()) });
     }
 
-    /// Where to connect to reach port 80 of an app at a node.
+    /// Where to connect to reach port 80 of an app's own address at a node: any `Host` will do there
+    /// (SPEC PUB-7).
     #[track_caller]
     pub(crate) fn endpoint(&self, app: &str, node: &str) -> SocketAddr {
+        own_address(&self.json_of(&["endpoint", app, "--node", node, "--json"]))
+    }
+
+    /// Where to connect to reach port 80 of an app's shared address at a node: the `Host` decides.
+    #[track_caller]
+    pub(crate) fn shared_endpoint(&self, app: &str, node: &str) -> SocketAddr {
         let list = self.json_of(&["endpoint", app, "--node", node, "--json"]);
         let first = &list.as_array().unwrap_or_else(|| panic!("{list}"))[0];
-        assert_eq!(first["node"], node, "{list}");
+        assert!(!text(&first["public"]).contains(':'), "shared IPv4 comes before IPv6: {list}");
         text(&first["connect"]).parse().expect("an address and port")
     }
 
@@ -197,6 +204,14 @@ impl Cluster {
     pub(crate) fn data_dir(&self, node: &str) -> PathBuf {
         text(&self.node(node)["data_dir"]).into()
     }
+}
+
+/// The dedicated address, IPv6, in what `skein endpoint --json` printed.
+#[track_caller]
+pub(crate) fn own_address(list: &Value) -> SocketAddr {
+    let mut entries = list.as_array().unwrap_or_else(|| panic!("{list}")).iter();
+    let own = entries.find(|entry| text(&entry["public"]).contains(':'));
+    text(&own.unwrap_or_else(|| panic!("no IPv6: {list}"))["connect"]).parse().expect("an address and port")
 }
 
 /// A JSON text.
