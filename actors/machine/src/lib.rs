@@ -10,6 +10,7 @@ pub mod plan;
 
 mod actor;
 mod board;
+mod config;
 mod error;
 mod holder;
 mod load;
@@ -23,9 +24,10 @@ mod save;
 mod stored;
 mod strays;
 
+pub use config::{Create, MachinesConfig, StartError};
 pub use error::MachineError;
 pub use init::machine_init_main;
 pub use life::signal_number;
 pub use log::{KEPT_LINES, LogLine};
-pub use machines::{Create, Machines, MachinesConfig, StartError};
+pub use machines::Machines;
 pub use stored::KEPT_EVENTS;

@@ -18,12 +18,14 @@ use MachineState as S;
 pub use self::effect::{Effect, Happening, Refusal};
 use self::exit::{describe, exit_event};
 pub use self::input::{Desired, Input, Source, StopHow};
+use self::phase::{After, Phase};
 pub use self::settings::{KILL_TIMEOUT, MAX_KILL_TIMEOUT, Settings, signal_number};
 pub use self::transition::allowed;
 
 mod effect;
 mod exit;
 mod input;
+mod phase;
 mod settings;
 mod transition;
 
@@ -33,32 +35,6 @@ pub const TERM_WAIT: Duration = Duration::from_secs(1);
 pub const SIGKILL: i32 = 9;
 /// SIGTERM.
 pub const SIGTERM: i32 = 15;
-
-/// What follows once the run has ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum After {
-    Stop,
-    Start,
-    Destroy,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    /// No run.
-    Rest,
-    /// No run; the next begins at that time.
-    Backoff(Instant),
-    /// A run that nobody stops.
-    Live,
-    /// Waits until nothing is in flight, at most until then.
-    Draining { until: Instant, signal: i32, timeout: Duration },
-    /// The first signal was sent.
-    Signalled { until: Instant },
-    /// SIGTERM was sent.
-    Terminated { until: Instant },
-    /// SIGKILL was sent to all of it.
-    Killed,
-}
 
 /// The state machine.
 #[derive(Debug, Clone)]

@@ -10,18 +10,19 @@ use bytes::Bytes;
 use imbl::OrdMap;
 use ractor::{Actor, ActorRef};
 use skein_cluster::entropy::Entropy;
-use skein_cluster::store::{Store, StoreError};
+use skein_cluster::store::Store;
 use skein_cluster::{LocalPublisher, clock};
 use skein_core::machine::{MachineConfig, MachineJson, MachineState};
 use skein_core::record::Record;
 use skein_core::{
-    AppId, AppName, ConfigHash, MachineId, NetworkId, NodeName, NodeNumber, Random, RegionCode, VersionId,
+    AppId, AppName, ConfigHash, MachineId, NodeName, NodeNumber, Random, RegionCode, VersionId,
 };
 use skein_supervise::{Child, Drain, GiveUp, Intensity, Life, Start, SupervisorMessage};
 use tokio::sync::watch;
 
 use crate::actor::{Call, MachineActor, Message};
 use crate::board::{Board, Entry};
+use crate::config::{Create, MachinesConfig, StartError};
 use crate::error::MachineError;
 use crate::holder::Spawner;
 use crate::life::{Desired, MAX_KILL_TIMEOUT, StopHow, signal_number};
@@ -35,91 +36,6 @@ const LAST_NUMBER: &str = "last_number";
 
 /// How long killed processes may take to be gone.
 const KILLED_WITHIN: Duration = Duration::from_secs(10);
-
-/// What the Machines of a node need. `PATH` and the like come from whoever reads the environment.
-#[derive(Debug)]
-pub struct MachinesConfig {
-    /// The node's number: part of the Machines' 6PN addresses.
-    pub node: NodeNumber,
-    /// Its name.
-    pub node_name: NodeName,
-    /// Its region.
-    pub region: RegionCode,
-    /// The program that is `skein machine-init` and the sample app: `/proc/self/exe`. Opened once;
-    /// the path need not stay.
-    pub exe: PathBuf,
-    /// Where configurations are kept.
-    pub store: Store,
-    /// The node's directory; sockets for a later node are made in it.
-    pub data_dir: PathBuf,
-    /// How long a Machine outlives its node (SPEC RUN-7); zero in a testbed.
-    pub adopt_grace: Duration,
-    /// `PATH`, `LANG` and `TZ` of the node, as far as they are set; processes get them (SPEC RUN-9).
-    pub inherited: BTreeMap<String, String>,
-    /// Where processes start; `/` where their user may not enter it.
-    pub working_dir: PathBuf,
-}
-
-impl MachinesConfig {
-    /// The configuration of a node that runs this program: environment and working directory are
-    /// read here, once; Machines do not outlive the node.
-    pub fn new(
-        node: NodeNumber,
-        node_name: NodeName,
-        region: RegionCode,
-        data_dir: PathBuf,
-        store: Store,
-    ) -> Self {
-        let inherited = ["PATH", "LANG", "TZ"].into_iter().filter_map(|key| {
-            // A value that is no UTF-8 can't be handed on.
-            Some((key.to_owned(), std::env::var_os(key)?.into_string().ok()?))
-        });
-        Self {
-            node,
-            node_name,
-            region,
-            exe: "/proc/self/exe".into(),
-            store,
-            data_dir,
-            adopt_grace: Duration::ZERO,
-            inherited: inherited.collect(),
-            working_dir: std::env::current_dir().unwrap_or_else(|_| "/".into()),
-        }
-    }
-}
-
-/// A Machine to be made.
-#[derive(Debug, Clone)]
-pub struct Create {
-    /// Its app.
-    pub app: AppId,
-    /// The app's name, for the process.
-    pub app_name: AppName,
-    /// The app's network.
-    pub network: NetworkId,
-    /// Its name; two words when `None`.
-    pub name: Option<String>,
-    /// Its configuration.
-    pub config: MachineConfig,
-    /// It is not started.
-    pub skip_launch: bool,
-    /// The proxy sends it nothing until it is uncordoned.
-    pub cordoned: bool,
-}
-
-/// Why a node's Machines could not be brought up.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The program could not be opened, or a thread not be made.
-    #[error("the program for machine-init could not be prepared")]
-    Program(#[from] std::io::Error),
-    /// The store could not be read.
-    #[error("the store of Machines could not be read")]
-    Store(#[from] StoreError),
-    /// The runtime is shutting down.
-    #[error("the supervisor of Machines did not start: {0}")]
-    Supervisor(String),
-}
 
 /// What all Machine actors of a node share.
 pub(crate) struct Shared {
