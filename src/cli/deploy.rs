@@ -201,7 +201,10 @@ async fn perform(client: &Client, app: &AppName, action: Action) -> anyhow::Resu
 }
 
 /// Waits until a Machine of that version runs, its checks pass, and it has not ended at once.
-async fn started(client: &Client, app: &AppName, machine: &MachineJson) -> anyhow::Result<()> {
+///
+/// # Errors
+/// When it ended, when a check does not pass, or when the API refuses; the message says which.
+pub(crate) async fn started(client: &Client, app: &AppName, machine: &MachineJson) -> anyhow::Result<()> {
     let path = machines::path(app, &machine.id.to_string());
     let version = machine.instance_id;
     let until =

@@ -1,5 +1,6 @@
 //! `skein endpoint`: where on this machine to connect (DESIGN section 8).
 
+use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use skein_core::api::{EndpointJson, EndpointRequest};
 use skein_core::{AppName, NodeName};
@@ -71,5 +72,6 @@ pub(crate) async fn endpoints(
     client: &Client,
     request: &EndpointRequest,
 ) -> anyhow::Result<Vec<EndpointJson>> {
-    Ok(client.post("/skein/v1/endpoints", request).await?)
+    let called = client.post("/skein/v1/endpoints", request).await;
+    called.with_context(|| format!("find where {} answers", request.app))
 }

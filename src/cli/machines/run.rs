@@ -9,9 +9,10 @@ use skein_core::machine::{EXTERNAL_KEY, Init, MachineConfig, MachineJson, Restar
 use skein_machine::plan::USER_KEY;
 
 use super::ports::{PortArg, services};
-use super::{DEADLINE, path, table, wait};
+use super::{path, table};
 use crate::cli::client::{Client, segment};
 use crate::cli::ctx::Ctx;
+use crate::cli::deploy::started;
 use crate::cli::out;
 
 /// The Machine.
@@ -101,8 +102,8 @@ pub(super) async fn run(args: RunArgs, client: &Client, ctx: &Ctx) -> anyhow::Re
         client.post(&format!("/v1/apps/{}/machines", segment(args.app.as_str())), &body).await?;
     let path = path(&args.app, &made.id.to_string());
     if !args.skip_start {
-        let told = || format!("Machine {} is made and does not start; see its node's log", made.id);
-        wait(client, &path, "started", DEADLINE).await.with_context(told)?;
+        let told = || format!("Machine {} is made and does not run; see its node's log", made.id);
+        started(client, &args.app, &made).await.with_context(told)?;
     }
     client.barrier().await?;
     let machine: MachineJson = client.get(&path).await?;
