@@ -13,7 +13,7 @@ use crate::connection::Connection;
 use crate::metrics::AppCounters;
 use crate::trace::Trace;
 
-/// The target of the access log's lines.
+/// The target of the access log's lines: DEBUG for what went well, INFO for the rest.
 pub(crate) const TARGET: &str = "skein::access";
 
 /// One request, as the access log and the metrics will tell it.
@@ -56,24 +56,31 @@ impl Drop for Access {
             (Some(_), true) => {}
             (Some(_) | None, _) => self.trace.fail("cut_off"),
         }
-        tracing::info!(
-            target: TARGET,
-            request = &*self.request_id,
-            app = self.app.as_ref().map(|(name, _)| name.as_str()),
-            method = self.method.as_str(),
-            path = self.uri.path(),
-            status = self.status,
-            code = self.code,
-            machine = self.machine.map(|(machine, _)| tracing::field::display(machine)),
-            node = self.machine.map(|(_, node)| node.0),
-            attempts = self.attempts,
-            replays = self.replays,
-            bytes = self.sent,
-            complete = self.complete,
-            ms = took.as_secs_f64() * 1e3,
-            client = %self.connection.ends.client,
-            public = %self.connection.ends.public,
-            "request"
-        );
+        // What went well is for those who look for it; what the proxy answered itself, or what was cut
+        // off, is for everybody.
+        macro_rules! line {
+            ($level:ident) => {
+                tracing::$level!(
+                    target: TARGET,
+                    request = &*self.request_id,
+                    app = self.app.as_ref().map(|(name, _)| name.as_str()),
+                    method = self.method.as_str(),
+                    path = self.uri.path(),
+                    status = self.status,
+                    code = self.code,
+                    machine = self.machine.map(|(machine, _)| tracing::field::display(machine)),
+                    node = self.machine.map(|(_, node)| node.0),
+                    attempts = self.attempts,
+                    replays = self.replays,
+                    bytes = self.sent,
+                    complete = self.complete,
+                    ms = took.as_secs_f64() * 1e3,
+                    client = %self.connection.ends.client,
+                    public = %self.connection.ends.public,
+                    "request"
+                )
+            };
+        }
+        if self.code.is_some() || !self.complete { line!(info) } else { line!(debug) }
     }
 }
