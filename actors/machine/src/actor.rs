@@ -93,7 +93,7 @@ impl Actor for MachineActor {
             Core::restored(stored.state, settings, stored.desired)
         };
         let token = CancellationToken::new();
-        Ok(State {
+        let mut state = State {
             _guard: token.clone().drop_guard(),
             token,
             shared,
@@ -106,7 +106,11 @@ impl Actor for MachineActor {
             closers: Vec::new(),
             timer: None,
             tasks: TaskTracker::new(),
-        })
+        };
+        state.stored.state = state.core.state();
+        // Whoever waited for the start sees the Machine.
+        state.publish();
+        Ok(state)
     }
 
     async fn post_start(
@@ -114,14 +118,13 @@ impl Actor for MachineActor {
         myself: ActorRef<Message>,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        state.stored.state = state.core.state();
         match state.stored.desired {
             Desired::Started => {
                 let source = if state.stored.events.is_empty() { Source::User } else { Source::Node };
                 state.feed(&myself, Input::Start(source))?;
             }
             Desired::Destroyed => state.feed(&myself, Input::Destroy { force: true })?,
-            Desired::Stopped => state.publish(),
+            Desired::Stopped => {}
         }
         if state.stored.desired != Desired::Started
             && let Some(left) = state.stored.adopt.take()

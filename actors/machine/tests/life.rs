@@ -290,6 +290,7 @@ async fn machines_come_back_as_they_were_meant_with_their_history() {
     node.reach(stopped.id, Stopped).await;
     node.reach(over.id, Stopped).await;
     let node = Node::on(node.end().await).await;
+    assert_eq!(node.machines.records().borrow().len(), 4, "all are known at once");
     let back = node.reach(running.id, Started).await;
     assert_eq!(back.instance_id, running.instance_id);
     assert!(back.events.iter().any(|event| event.kind == "launch"), "{:?}", back.events);
