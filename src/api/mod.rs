@@ -1,8 +1,8 @@
 //! The API that every node serves: the Machines API under `/v1` and what Skein has beyond it under
 //! `/skein/v1` (SPEC API-1 to API-4).
 //!
-//! Handlers decide nothing about routing or Machines: they check who calls ([`auth`]), find who owns
-//! the thing ([`forward`]) and hand over. A call that another node must answer travels there whole,
+//! Handlers decide nothing about routing or Machines: they check who calls (`auth`), find who owns
+//! the thing (`forward`) and hand over. A call that another node must answer travels there whole,
 //! token included, and is checked again.
 
 mod apps;

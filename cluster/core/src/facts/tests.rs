@@ -59,10 +59,9 @@ impl Fixture {
             org: OrgId(Ulid(1)),
             network: network.parse().unwrap(),
         };
-        match self.apply(command)? {
-            Outcome::App(app) => Ok(app),
-            other => panic!("{other:?}"),
-        }
+        let outcome = self.apply(command)?;
+        let Outcome::App(app) = outcome else { panic!("{outcome:?}") };
+        Ok(app)
     }
     fn join(&mut self, now_ms: u64, secret: u8, key: u8) -> Result<Outcome, Refusal> {
         self.apply_at(
@@ -132,9 +131,10 @@ fn dedicated_addresses_are_unique_and_the_shared_one_is_shared() {
     let mut f = Fixture::new();
     let ids: Vec<AppId> =
         ["a", "b"].iter().zip(10..).map(|(n, i)| f.create_app(i, n, "default").unwrap().id).collect();
-    let mut allocate = |app, kind| match f.apply(Command::Allocate { app, kind }).unwrap() {
-        Outcome::Address(address) => address.ip,
-        other => panic!("{other:?}"),
+    let mut allocate = |app, kind| {
+        let outcome = f.apply(Command::Allocate { app, kind }).unwrap();
+        let Outcome::Address(address) = outcome else { panic!("{outcome:?}") };
+        address.ip
     };
     assert_ne!(allocate(ids[0], AddressKind::V6), allocate(ids[1], AddressKind::V6));
     assert_ne!(allocate(ids[0], AddressKind::V4), allocate(ids[1], AddressKind::V4));
