@@ -183,7 +183,7 @@ mod tests {
     fn what_is_no_fault_is_refused_with_the_form() {
         let error = |line: &str| inject(line).unwrap_err().to_string();
         assert!(error("chaos inject explode iad-1").contains("kill NODE"));
-        assert!(error("chaos inject pause nrt-1 --for soon").contains("10s"));
+        assert!(error("chaos inject pause nrt-1 --for soon").contains("1.5s"));
         assert!(error("chaos inject restart nrt-1 --for 10s").contains("--for"));
     }
 }

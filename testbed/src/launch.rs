@@ -22,8 +22,8 @@ use crate::testbed::{Parts, Testbed};
 
 /// How long a node may take from its start until its API listens.
 const START: Duration = Duration::from_secs(60);
-/// How many nodes start at once: more would only compete for the processor.
-const AT_ONCE: usize = 8;
+/// The nodes that are to be the registry's voters; they settle before the crowd comes.
+const VOTERS: usize = 3;
 /// Between two looks at a condition that nothing announces.
 pub(crate) const LOOK: Duration = Duration::from_millis(25);
 /// Join tokens of a launch; nodes that start take it at once.
@@ -131,14 +131,18 @@ impl Testbed {
         testbed.everybody_sees_everybody().await?;
         testbed.write_description()?;
         let count = options.nodes.len();
-        progress.say(&format!("{count} nodes see each other after {} ms", begun.elapsed().as_millis()));
+        progress
+            .say(&format!("{count} of {count} nodes see all nodes after {} ms", begun.elapsed().as_millis()));
         Ok(testbed)
     }
 }
 
 /// Starts nodes side by side. Without tasks: when the launch is given up, so are they, at once.
 async fn start_all(starter: &Starter, nodes: &[Arc<Node>]) -> Result<(), TestbedError> {
-    for nodes in nodes.chunks(AT_ONCE) {
+    // More at once would only compete for the processor, and starve the registry's leader.
+    let at_once = std::thread::available_parallelism().map_or(1, usize::from) * 2;
+    let (voters, others) = nodes.split_at(nodes.len().min(VOTERS - 1));
+    for nodes in std::iter::once(voters).chain(others.chunks(at_once)) {
         let begun: Vec<Begun> = nodes.iter().map(|node| starter.begin(node)).collect::<Result<_, _>>()?;
         for (node, begun) in nodes.iter().zip(begun) {
             starter.finish(node, begun).await?;
