@@ -43,12 +43,6 @@ fn s8_a_killed_worker_gets_no_request_after_a_second_and_failures_are_explained(
         let out = cluster.home.path().join(format!("wrk-{index}.txt"));
         loads.push((load(&wrk, edge, &out), out));
     }
-    // The victim must have answered under load before it dies: its own counter says so.
-    let served = || {
-        let victim = cluster.endpoint("hello", "lhr-1");
-        Request::get(victim, "/").ok().status
-    };
-    assert_eq!(served(), 200);
     eventually("half of the load is over", SOON, || {
         let running = loads[0].0.0.id();
         let since = started(running);
