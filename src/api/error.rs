@@ -103,7 +103,7 @@ impl From<Refusal> for ApiError {
             Refusal::NameTaken(_) => Self::unprocessable(text).with_code("name_taken"),
             Refusal::NotFound(_) => Self::new(StatusCode::NOT_FOUND, text),
             Refusal::PoolEmpty(_) => Self::unprocessable(text).with_code("insufficient_capacity"),
-            Refusal::AlreadyInitialized | Refusal::KeyTaken(_) => Self::conflict(text),
+            Refusal::AlreadyInitialized => Self::conflict(text),
             Refusal::NotInitialized => Self::unavailable(text),
             Refusal::JoinTokenInvalid | Refusal::JoinTokenExpired | Refusal::JoinTokenUsed => {
                 Self::forbidden(text)

@@ -274,7 +274,9 @@ pub enum Command {
         token: JoinToken,
     },
     /// Spends one use of the join token and gives the node a number. `name: None` makes one of the
-    /// region and a number.
+    /// region and a number. A node whose key is known keeps its number and name, and spends nothing:
+    /// whoever joined and did not hear the answer may ask again, also when the token has expired or
+    /// is used up by then. Its region and address are those of the last request.
     AddNode {
         token: TokenId,
         secret_hash: [u8; 32],
@@ -337,9 +339,6 @@ pub enum Refusal {
     /// The join token was used as often as it may be.
     #[error("the join token has been used up; make a new one with `skein node token --uses N`")]
     JoinTokenUsed,
-    /// The key belongs to a node already.
-    #[error("this key already belongs to node {0}")]
-    KeyTaken(NodeName),
 }
 
 const REMEMBERED: usize = 1_024;
@@ -549,6 +548,10 @@ impl State {
                 if join.hash != *secret_hash {
                     return Err(Refusal::JoinTokenInvalid);
                 }
+                if let Some(node) = self.nodes.values().find(|node| node.key == *key) {
+                    let node = Node { region: *region, backhaul: *backhaul, ..Node::clone(node) };
+                    return Ok(self.put_node(node, changed));
+                }
                 if join.expires_ms <= now_ms {
                     return Err(Refusal::JoinTokenExpired);
                 }
@@ -599,9 +602,6 @@ impl State {
         joined_ms: u64,
         changed: &mut BTreeSet<FactKey>,
     ) -> Result<Outcome, Refusal> {
-        if let Some(node) = self.nodes.values().find(|node| node.key == key) {
-            return Err(Refusal::KeyTaken(node.name.clone()));
-        }
         let taken = |name: &NodeName| self.nodes.values().any(|node| node.name == *name);
         let name = match name {
             Some(name) if taken(&name) => return Err(Refusal::NameTaken(name.to_string())),
@@ -613,10 +613,17 @@ impl State {
         };
         self.counters.node += 1;
         let number = NodeNumber(self.counters.node);
-        let node = Node { number, name: name.clone(), region, key, backhaul, joined_ms };
-        self.nodes.insert(number, Arc::new(node));
-        changed.extend([FactKey::Counters, FactKey::Node(number)]);
-        Ok(Outcome::Node(number, name))
+        changed.insert(FactKey::Counters);
+        Ok(self.put_node(Node { number, name, region, key, backhaul, joined_ms }, changed))
+    }
+
+    fn put_node(&mut self, node: Node, changed: &mut BTreeSet<FactKey>) -> Outcome {
+        let outcome = Outcome::Node(node.number, node.name.clone());
+        if self.nodes.get(&node.number).is_none_or(|known| **known != node) {
+            changed.insert(FactKey::Node(node.number));
+            self.nodes.insert(node.number, Arc::new(node));
+        }
+        outcome
     }
 
     fn allocate(

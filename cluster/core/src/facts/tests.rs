@@ -64,17 +64,22 @@ impl Fixture {
         Ok(app)
     }
     fn join(&mut self, now_ms: u64, secret: u8, key: u8) -> Result<Outcome, Refusal> {
-        self.apply_at(
-            now_ms,
-            Command::AddNode {
-                token: TokenId(Ulid(5)),
-                secret_hash: [secret; 32],
-                name: None,
-                region: "iad".parse().unwrap(),
-                key: [key; 32],
-                backhaul: "127.0.0.1:1".parse().unwrap(),
-            },
-        )
+        self.apply_at(now_ms, join(secret, key, None, "iad", 1))
+    }
+    fn allow_joins(&mut self, uses_left: u32) {
+        let token = JoinToken { id: TokenId(Ulid(5)), hash: [9; 32], expires_ms: 5_000, uses_left };
+        self.apply(Command::CreateJoinToken { token }).unwrap();
+    }
+}
+
+fn join(secret: u8, key: u8, name: Option<&str>, region: &str, port: u16) -> Command {
+    Command::AddNode {
+        token: TokenId(Ulid(5)),
+        secret_hash: [secret; 32],
+        name: name.map(|name| name.parse().unwrap()),
+        region: region.parse().unwrap(),
+        key: [key; 32],
+        backhaul: (Ipv4Addr::LOCALHOST, port).into(),
     }
 }
 
@@ -102,25 +107,56 @@ fn networks_are_numbered_from_one_and_never_reused() {
 #[test]
 fn a_join_token_admits_as_often_as_it_says_and_not_after_its_expiry() {
     let mut f = Fixture::new();
-    let token = JoinToken { id: TokenId(Ulid(5)), hash: [9; 32], expires_ms: 5_000, uses_left: 2 };
-    f.apply(Command::CreateJoinToken { token }).unwrap();
+    f.allow_joins(2);
     assert_eq!(f.join(2_000, 8, 1), Err(Refusal::JoinTokenInvalid), "wrong secret");
     assert_eq!(f.join(5_000, 9, 1), Err(Refusal::JoinTokenExpired));
     assert_eq!(f.join(2_000, 9, 1), Ok(Outcome::Node(NodeNumber(1), "iad-1".parse().unwrap())));
-    assert_eq!(
-        f.join(2_000, 9, 1),
-        Err(Refusal::KeyTaken("iad-1".parse().unwrap())),
-        "the same key again must not spend a use"
-    );
     assert_eq!(f.join(2_000, 9, 2), Ok(Outcome::Node(NodeNumber(2), "iad-2".parse().unwrap())));
     assert_eq!(f.join(2_000, 9, 3), Err(Refusal::JoinTokenUsed));
+}
+
+/// SPEC CLU-1: whoever did not hear the answer asks again, and is the same node.
+#[test]
+fn a_repeated_join_is_the_same_node_and_spends_nothing() {
+    let mut f = Fixture::new();
+    f.allow_joins(2);
+    let first = Ok(Outcome::Node(NodeNumber(1), "iad-1".parse().unwrap()));
+    assert_eq!(f.join(2_000, 9, 1), first);
+    let before = f.state.clone();
+    let proposal =
+        Proposal { request: Ulid(900), now_ms: 2_000, command: join(9, 1, Some("other"), "iad", 1) };
+    let (outcome, changed) = f.state.apply(&proposal);
+    assert_eq!(outcome, first, "another name asked for with the same key keeps the old one");
+    assert_eq!(changed, BTreeSet::from([FactKey::Answered(Ulid(900))]));
+    assert_eq!(f.state.node(NodeNumber(1)), before.node(NodeNumber(1)));
+
+    assert_eq!(f.join(2_000, 9, 2), Ok(Outcome::Node(NodeNumber(2), "iad-2".parse().unwrap())));
+    assert_eq!(f.join(2_000, 9, 3), Err(Refusal::JoinTokenUsed));
+    assert_eq!(f.join(2_000, 9, 1), first, "a used-up token is good for who joined");
+    assert_eq!(f.join(9_000, 9, 1), first, "so is an expired one");
+    assert_eq!(f.join(2_000, 8, 1), Err(Refusal::JoinTokenInvalid), "a wrong secret is not");
+    assert_eq!(f.state.nodes().count(), 2);
+}
+
+#[test]
+fn a_repeated_join_tells_where_the_node_is_now() {
+    let mut f = Fixture::new();
+    f.allow_joins(1);
+    let first = f.join(2_000, 9, 1);
+    let joined = f.state.node(NodeNumber(1)).unwrap().clone();
+    assert_eq!(f.apply_at(3_000, join(9, 1, None, "lhr", 2)), first);
+    let moved = Node {
+        region: "lhr".parse().unwrap(),
+        backhaul: "127.0.0.1:2".parse().unwrap(),
+        ..Node::clone(&joined)
+    };
+    assert_eq!(**f.state.node(NodeNumber(1)).unwrap(), moved);
 }
 
 #[test]
 fn node_numbers_are_never_reused() {
     let mut f = Fixture::new();
-    let token = JoinToken { id: TokenId(Ulid(5)), hash: [9; 32], expires_ms: 5_000, uses_left: 9 };
-    f.apply(Command::CreateJoinToken { token }).unwrap();
+    f.allow_joins(9);
     f.join(1_000, 9, 1).unwrap();
     f.apply(Command::RemoveNode { number: NodeNumber(1) }).unwrap();
     assert_eq!(f.join(1_000, 9, 1), Ok(Outcome::Node(NodeNumber(2), "iad-1".parse().unwrap())));
