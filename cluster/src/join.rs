@@ -18,11 +18,13 @@ use rustls::server::ParsedCertificate;
 use rustls::version::TLS13;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
-use skein_core::wire::{JOIN_ALPN, JoinReply, JoinRequest};
-use skein_core::{NodeName, RegionCode, codec};
+use skein_core::wire::{JOIN_ALPN, JoinRefusal, JoinReply, JoinRequest};
+use skein_core::{NodeName, Random as _, RegionCode, codec};
 
 use crate::backhaul::tls::{provider, unusable};
 use crate::backhaul::{Counters, JOINED, Joiner, TlsError};
+use crate::clock;
+use crate::entropy::Entropy;
 use crate::identity::{Identity, IdentityError, NodeKey, sha256};
 use crate::token::{InvalidToken, JoinTokenText};
 
@@ -57,6 +59,10 @@ pub enum JoinError {
     /// The cluster said no: the token is wrong, expired or used up, or the name is taken.
     #[error("the cluster refused the join: {0}")]
     Refused(String),
+    /// Members answered, but for as long as was asked none could have the join decided; the last one's
+    /// reason. The node may have been admitted: joining again with the same key is safe.
+    #[error("the cluster could not decide on the join: {0}")]
+    Undecided(String),
     /// No member could be asked.
     #[error("no member of the cluster could be asked to join: {}", .0.join("; "))]
     Unreachable(Vec<String>),
@@ -69,11 +75,42 @@ pub enum JoinError {
 }
 
 /// Asks the members that the token names, one after the other, and keeps the identity that the first
-/// to answer gives. The node's key is written before anyone is asked.
+/// to admit it gives. While one answers that its registry cannot decide, all are asked again, for a
+/// minute at most. The node's key is written before anyone is asked.
 ///
 /// # Errors
 /// [`JoinError`]. A member's refusal is final; a member that cannot be reached is not.
 pub async fn join(token: &str, args: JoinArgs) -> Result<(Identity, JoinReply), JoinError> {
+    join_within(token, args, &Retries::default()).await
+}
+
+/// How often members that cannot decide now are asked again.
+#[derive(Debug)]
+struct Retries {
+    /// The pause after the first round; doubled after each.
+    first: Duration,
+    /// The longest pause.
+    longest: Duration,
+    /// All rounds but the first end within this time of the first one's start.
+    within: Duration,
+}
+
+impl Default for Retries {
+    fn default() -> Self {
+        // A registry that lost its leader has another within some two seconds.
+        Self {
+            first: Duration::from_millis(250),
+            longest: Duration::from_secs(4),
+            within: Duration::from_secs(60),
+        }
+    }
+}
+
+async fn join_within(
+    token: &str,
+    args: JoinArgs,
+    retries: &Retries,
+) -> Result<(Identity, JoinReply), JoinError> {
     let token: JoinTokenText = token.parse()?;
     let key = NodeKey::load_or_create(&args.data_dir)?;
     let (id, secret) = token.credentials();
@@ -85,7 +122,7 @@ pub async fn join(token: &str, args: JoinArgs) -> Result<(Identity, JoinReply), 
         csr: key.request().map_err(IdentityError::from)?,
         backhaul: args.backhaul,
     };
-    let reply = ask_seeds(&token, &request).await?;
+    let reply = ask_until_decided(&token, &request, retries).await?;
     if sha256(&reply.authority) != token.authority_sha256 {
         let reason = "another authority than the token's".to_owned();
         return Err(IdentityError::Mismatch(reason).into());
@@ -95,21 +132,49 @@ pub async fn join(token: &str, args: JoinArgs) -> Result<(Identity, JoinReply), 
     Ok((identity, reply))
 }
 
+async fn ask_until_decided(
+    token: &JoinTokenText,
+    request: &JoinRequest,
+    retries: &Retries,
+) -> Result<JoinReply, JoinError> {
+    let deadline = clock::now() + retries.within;
+    let mut entropy = Entropy::default();
+    let mut longest = retries.first;
+    let mut decided = ask_seeds(token, request).await;
+    while let Err(JoinError::Undecided(reason)) = &decided {
+        // Nodes that join together must not ask together for ever.
+        let pause = longest.mul_f64(0.5 + entropy.fraction() / 2.0);
+        longest = (longest * 2).min(retries.longest);
+        tracing::warn!(reason, again_in = ?pause, "the join is not decided yet");
+        let again = async {
+            tokio::time::sleep(pause).await;
+            ask_seeds(token, request).await
+        };
+        match tokio::time::timeout_at(deadline.into(), again).await {
+            Ok(answer) => decided = answer,
+            Err(_) => break,
+        }
+    }
+    decided
+}
+
 async fn ask_seeds(token: &JoinTokenText, request: &JoinRequest) -> Result<JoinReply, JoinError> {
     let config = client_config(token.authority_sha256)?;
     let mut failures = Vec::new();
+    let mut undecided = None;
     for seed in &token.seeds {
         match tokio::time::timeout(PATIENCE, ask(*seed, config.clone(), request)).await {
             Ok(Ok(Ok(reply))) => return Ok(reply),
-            Ok(Ok(Err(refusal))) => return Err(JoinError::Refused(refusal)),
+            Ok(Ok(Err(JoinRefusal::Final(reason)))) => return Err(JoinError::Refused(reason)),
+            Ok(Ok(Err(JoinRefusal::NotNow(reason)))) => undecided = Some(reason),
             Ok(Err(failure)) => failures.push(format!("{seed}: {failure}")),
             Err(_) => failures.push(format!("{seed}: no answer in {} s", PATIENCE.as_secs())),
         }
     }
-    Err(JoinError::Unreachable(failures))
+    Err(undecided.map_or(JoinError::Unreachable(failures), JoinError::Undecided))
 }
 
-type Answer = Result<JoinReply, String>;
+type Answer = Result<JoinReply, JoinRefusal>;
 
 async fn ask(seed: SocketAddr, config: quinn::ClientConfig, request: &JoinRequest) -> Result<Answer, String> {
     let any: SocketAddr = match seed {
@@ -152,7 +217,7 @@ pub(crate) async fn answer(connection: Connection, joiner: &dyn Joiner, counters
     };
     let answer = match request {
         Ok(request) => joiner.join(request, from).await,
-        Err(error) => Err(format!("the request cannot be read: {error}")),
+        Err(error) => Err(JoinRefusal::Final(format!("the request cannot be read: {error}"))),
     };
     let counter = if answer.is_ok() { &counters.joined } else { &counters.joins_refused };
     counter.fetch_add(1, Ordering::Relaxed);

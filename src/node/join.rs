@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use skein_cluster::BoxFuture;
 use skein_cluster::backhaul::Joiner;
 use skein_cluster::identity::{Authority, DataKey};
-use skein_cluster::registry::Registry;
+use skein_cluster::registry::{ProposeError, Registry};
 use skein_cluster::token;
-use skein_core::facts::{Command, Outcome};
-use skein_core::wire::{JoinReply, JoinRequest};
+use skein_core::facts::{Command, Outcome, Refusal};
+use skein_core::wire::{JoinRefusal, JoinReply, JoinRequest};
 
 /// Admits whoever brings a valid join token: the registry spends a use of it and gives the node its
 /// number, the authority signs the node's certificate.
@@ -21,13 +21,18 @@ pub(super) struct Admission {
 }
 
 impl Joiner for Admission {
-    fn join(&self, request: JoinRequest, from: SocketAddr) -> BoxFuture<'static, Result<JoinReply, String>> {
+    fn join(
+        &self,
+        request: JoinRequest,
+        from: SocketAddr,
+    ) -> BoxFuture<'static, Result<JoinReply, JoinRefusal>> {
         let admission = self.clone();
         Box::pin(async move {
             let outcome = admission.admit(request).await;
             match &outcome {
                 Ok(reply) => tracing::info!(node = %reply.name, number = %reply.number, %from, "node joined"),
-                Err(reason) => tracing::warn!(%from, reason, "join refused"),
+                Err(JoinRefusal::Final(reason)) => tracing::warn!(%from, reason, "join refused"),
+                Err(JoinRefusal::NotNow(reason)) => tracing::warn!(%from, reason, "join not decided"),
             }
             outcome
         })
@@ -35,14 +40,15 @@ impl Joiner for Admission {
 }
 
 impl Admission {
-    async fn admit(&self, request: JoinRequest) -> Result<JoinReply, String> {
-        let invalid = || "the join token is not valid; make a new one with `skein node token`".to_owned();
+    async fn admit(&self, request: JoinRequest) -> Result<JoinReply, JoinRefusal> {
+        let invalid = || JoinRefusal::Final(Refusal::JoinTokenInvalid.to_string());
         let (token, secret_hash) = token::presented(&request).ok_or_else(invalid)?;
         // The key is read before anything is spent: a request that can't be signed costs no use.
-        let key = Authority::request_key(&request.csr).map_err(|error| error.to_string())?;
-        let settings = self.registry.state().settings().cloned().ok_or("this node knows no cluster yet")?;
-        let authority = Authority::open(&settings.authority, &settings.authority_key, &self.data_key)
-            .map_err(|error| error.to_string())?;
+        let key = Authority::request_key(&request.csr).map_err(refused)?;
+        let unknown = || JoinRefusal::NotNow("this node does not know its cluster yet".to_owned());
+        let settings = self.registry.state().settings().cloned().ok_or_else(unknown)?;
+        let authority =
+            Authority::open(&settings.authority, &settings.authority_key, &self.data_key).map_err(refused)?;
         let command = Command::AddNode {
             token,
             secret_hash,
@@ -51,12 +57,11 @@ impl Admission {
             key,
             backhaul: request.backhaul,
         };
-        let (number, name) = match self.registry.propose(command).await {
-            Ok((Outcome::Node(number, name), _)) => (number, name),
-            Ok((other, _)) => return Err(format!("the registry answered {other:?} to a join")),
-            Err(error) => return Err(error.to_string()),
+        let (number, name) = match self.registry.propose(command).await.map_err(not_proposed)? {
+            (Outcome::Node(number, name), _) => (number, name),
+            (other, _) => return Err(refused(format!("the registry answered {other:?} to a join"))),
         };
-        let certificate = authority.sign(&request.csr, number).map_err(|error| error.to_string())?;
+        let certificate = authority.sign(&request.csr, number).map_err(refused)?;
         let state = self.registry.state();
         let others = state.nodes().filter(|node| node.number != number);
         Ok(JoinReply {
@@ -69,3 +74,21 @@ impl Admission {
         })
     }
 }
+
+fn refused(reason: impl ToString) -> JoinRefusal {
+    JoinRefusal::Final(reason.to_string())
+}
+
+/// Only the facts' own refusal is a verdict: whatever else keeps the registry from deciding passes,
+/// here or at another member.
+fn not_proposed(error: ProposeError) -> JoinRefusal {
+    match error {
+        ProposeError::Refused(refusal) => JoinRefusal::Final(refusal.to_string()),
+        ProposeError::NoMajority { .. } | ProposeError::Timeout | ProposeError::Stopped(_) => {
+            JoinRefusal::NotNow(error.to_string())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

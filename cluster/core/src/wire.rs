@@ -342,6 +342,18 @@ pub struct JoinRequest {
     pub backhaul: SocketAddr,
 }
 
+/// Why a member did not admit a node; the text is for people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum JoinRefusal {
+    /// The same request would be refused again.
+    #[error("{0}")]
+    Final(String),
+    /// The member could not have it decided now: its registry reached no majority or did not answer
+    /// in time. The same request may be made again, here or at another member.
+    #[error("{0}")]
+    NotNow(String),
+}
+
 /// What a new node gets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JoinReply {

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use skein_core::wire::{Ask, JoinReply, JoinRequest, Preamble};
+use skein_core::wire::{Ask, JoinRefusal, JoinReply, JoinRequest, Preamble};
 use skein_core::{NodeName, NodeNumber, RegionCode};
 
 use super::stream::{FrameStream, StreamError};
@@ -21,10 +21,14 @@ pub trait Inbound: Send + Sync + 'static {
     fn gossip(&self, peer: NodeNumber, message: Bytes);
 }
 
-/// Decides on nodes that want to join; the error's text reaches who asks.
+/// Decides on nodes that want to join; the refusal reaches who asks.
 pub trait Joiner: Send + Sync + 'static {
     /// Admits a node or says why not.
-    fn join(&self, request: JoinRequest, from: SocketAddr) -> BoxFuture<'static, Result<JoinReply, String>>;
+    fn join(
+        &self,
+        request: JoinRequest,
+        from: SocketAddr,
+    ) -> BoxFuture<'static, Result<JoinReply, JoinRefusal>>;
 }
 
 /// A member, as the registry knows it.

@@ -36,10 +36,22 @@ struct Gate {
     token: JoinTokenText,
     uses: Mutex<u32>,
     expires_ms: u64,
+    /// Requests that it cannot decide on first.
+    undecided: Mutex<u32>,
 }
 
 impl Joiner for Gate {
-    fn join(&self, request: JoinRequest, _: SocketAddr) -> BoxFuture<'static, Result<JoinReply, String>> {
+    fn join(
+        &self,
+        request: JoinRequest,
+        _: SocketAddr,
+    ) -> BoxFuture<'static, Result<JoinReply, JoinRefusal>> {
+        let mut undecided = self.undecided.lock().unwrap();
+        if let Some(left) = undecided.checked_sub(1) {
+            *undecided = left;
+            let reason = format!("no majority, {left} more times");
+            return Box::pin(std::future::ready(Err(JoinRefusal::NotNow(reason))));
+        }
         let admit = || {
             if presented(&request) != Some((self.token.id, self.token.hash())) {
                 return Err("the join token is not valid".to_owned());
@@ -61,7 +73,7 @@ impl Joiner for Gate {
                 peers: vec![(NodeNumber(1), "127.0.0.1:1".parse().unwrap())],
             })
         };
-        Box::pin(std::future::ready(admit()))
+        Box::pin(std::future::ready(admit().map_err(JoinRefusal::Final)))
     }
 }
 
@@ -73,6 +85,10 @@ struct Member {
 }
 
 fn member(uses: u32, expires_ms: u64) -> Member {
+    undecided_member(uses, expires_ms, 0)
+}
+
+fn undecided_member(uses: u32, expires_ms: u64, undecided: u32) -> Member {
     let dir = tempfile::tempdir().unwrap();
     let founder = Arc::new(Identity::found(dir.path(), "iad-1".parse().unwrap()).unwrap());
     let config = BackhaulConfig::new("127.0.0.1:0".parse().unwrap(), "iad".parse().unwrap());
@@ -84,8 +100,13 @@ fn member(uses: u32, expires_ms: u64) -> Member {
         id: TokenId(ulid::Ulid(5)),
         secret: crate::entropy::secret(),
     };
-    let gate =
-        Gate { founder: Arc::clone(&founder), token: token.clone(), uses: Mutex::new(uses), expires_ms };
+    let gate = Gate {
+        founder: Arc::clone(&founder),
+        token: token.clone(),
+        uses: Mutex::new(uses),
+        expires_ms,
+        undecided: Mutex::new(undecided),
+    };
     backhaul.serve(Arc::new(Nothing), Arc::new(gate));
     Member { backhaul, token, founder, _dir: dir }
 }
@@ -162,6 +183,65 @@ async fn a_guest_that_sends_garbage_is_told_so_and_gets_no_second_stream() {
     send.finish().unwrap();
     let bytes = receive.read_to_end(LIMIT).await.unwrap();
     let answer: Answer = codec::decode(&bytes).unwrap();
-    assert!(answer.unwrap_err().contains("cannot be read"));
+    let error = answer.unwrap_err();
+    assert!(matches!(&error, JoinRefusal::Final(reason) if reason.contains("cannot be read")), "{error}");
     assert_eq!(member.backhaul.counts().joins_refused, 1);
+}
+
+fn retries(within: Duration) -> Retries {
+    Retries { first: Duration::from_millis(5), longest: Duration::from_millis(20), within }
+}
+
+#[tokio::test]
+async fn a_member_without_a_majority_is_asked_again_until_it_decides() {
+    let member = undecided_member(1, u64::MAX, 3);
+    let dir = tempfile::tempdir().unwrap();
+    let (identity, _) =
+        join_within(&member.token.to_string(), args(&dir), &retries(Duration::from_secs(60))).await.unwrap();
+    assert_eq!(identity.number(), NodeNumber(2));
+    let counts = member.backhaul.counts();
+    assert_eq!((counts.joined, counts.joins_refused), (1, 3));
+
+    // A refusal that is final ends it, also after ones that were not.
+    let used = undecided_member(0, u64::MAX, 2);
+    let dir = tempfile::tempdir().unwrap();
+    let again = join_within(&used.token.to_string(), args(&dir), &retries(Duration::from_secs(60))).await;
+    assert_eq!(again.unwrap_err(), JoinError::Refused("the join token has been used up".into()));
+    assert_eq!(used.backhaul.counts().joins_refused, 3);
+}
+
+#[tokio::test]
+async fn a_join_that_nobody_decides_ends_in_time_with_the_last_reason() {
+    let member = undecided_member(1, u64::MAX, u32::MAX);
+    let dir = tempfile::tempdir().unwrap();
+    let within = retries(Duration::from_millis(300));
+    let error = join_within(&member.token.to_string(), args(&dir), &within).await.unwrap_err();
+    assert!(matches!(&error, JoinError::Undecided(reason) if reason.contains("no majority")), "{error}");
+    assert!(Identity::load(dir.path()).unwrap().is_none(), "nothing is kept of it");
+}
+
+#[tokio::test]
+async fn a_seed_that_cannot_decide_does_not_keep_the_next_one_from_being_asked() {
+    let member = member(9, u64::MAX);
+    let dir = tempfile::tempdir().unwrap();
+    // The first seed proves the pinned authority, as the member of a minority does.
+    let twin = Backhaul::bind(
+        BackhaulConfig::new("127.0.0.1:0".parse().unwrap(), "iad".parse().unwrap()),
+        Arc::clone(&member.founder),
+        LinkTable::default(),
+        Arc::default(),
+    )
+    .unwrap();
+    let gate = Gate {
+        founder: Arc::clone(&member.founder),
+        token: member.token.clone(),
+        uses: Mutex::new(9),
+        expires_ms: u64::MAX,
+        undecided: Mutex::new(u32::MAX),
+    };
+    twin.serve(Arc::new(Nothing), Arc::new(gate));
+    let seeds = vec![twin.local_addr(), member.backhaul.local_addr()];
+    let token = JoinTokenText { seeds, ..member.token.clone() };
+    join(&token.to_string(), args(&dir)).await.unwrap();
+    assert_eq!((twin.counts().joins_refused, member.backhaul.counts().joined), (1, 1));
 }

@@ -19,7 +19,7 @@ use skein_core::machine::{MachineConfig, MachineState};
 use skein_core::record::Record;
 use skein_core::region::Regions;
 use skein_core::snapshot::{Changes, NodeFacts, Snapshot, fold};
-use skein_core::wire::{Ask, JoinReply, JoinRequest, Preamble};
+use skein_core::wire::{Ask, JoinRefusal, JoinReply, JoinRequest, Preamble};
 use skein_core::{
     AppId, ConfigHash, MachineId, NodeNumber, OrgId, ProcessGroup, RegionCode, TokenId, VersionId,
 };
@@ -78,8 +78,8 @@ impl Inbound for Serving {
 }
 
 impl Joiner for Serving {
-    fn join(&self, _: JoinRequest, _: SocketAddr) -> BoxFuture<Result<JoinReply, String>> {
-        Box::pin(async { Err("nobody joins here".into()) })
+    fn join(&self, _: JoinRequest, _: SocketAddr) -> BoxFuture<Result<JoinReply, JoinRefusal>> {
+        Box::pin(async { Err(JoinRefusal::Final("nobody joins here".into())) })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use skein_core::wire::{JoinReply, JoinRequest};
+use skein_core::wire::{JoinRefusal, JoinReply, JoinRequest};
 
 use super::super::*;
 use crate::BoxFuture;
@@ -67,8 +67,8 @@ impl Inbound for Handler {
 struct NoJoins;
 
 impl Joiner for NoJoins {
-    fn join(&self, _: JoinRequest, _: SocketAddr) -> BoxFuture<'static, Result<JoinReply, String>> {
-        Box::pin(std::future::ready(Err("nobody may join".into())))
+    fn join(&self, _: JoinRequest, _: SocketAddr) -> BoxFuture<'static, Result<JoinReply, JoinRefusal>> {
+        Box::pin(std::future::ready(Err(JoinRefusal::Final("nobody may join".into()))))
     }
 }
 
