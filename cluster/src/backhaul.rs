@@ -227,10 +227,12 @@ impl Backhaul {
 
     /// Replaces the keys that are shut out although the authority signed them: those of removed nodes.
     pub fn set_fenced(&self, keys: BTreeSet<[u8; 32]>) {
+        let keys = Arc::new(keys);
+        // First, so that one that is cut off does not come straight back.
+        self.0.fenced.store(Arc::clone(&keys));
         for peer in self.0.peers.load_full().values() {
             peer.close_where(STRANGER, |conn| keys.contains(&conn.key));
         }
-        self.0.fenced.store(Arc::new(keys));
     }
 
     /// Opens a stream for a request, dialling first if need be; its first frame is sent.

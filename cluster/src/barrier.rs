@@ -87,7 +87,7 @@ impl fmt::Display for BarrierError {
     }
 }
 
-/// Whether a snapshot holds all of `wanted`.
+/// Whether a snapshot holds all of `wanted`; of a removed node there is nothing to be seen.
 ///
 /// # Errors
 /// [`NotSeen`], what it lacks.
@@ -95,6 +95,7 @@ pub fn seen(snapshot: &Snapshot, wanted: &[Seen]) -> Result<(), NotSeen> {
     let reached = |seen: &Seen| {
         let node = snapshot.nodes.get(&seen.node);
         node.is_some_and(|node| (node.generation, node.version) >= (seen.generation, seen.version))
+            || snapshot.registry.was_removed(seen.node)
     };
     let nodes: Vec<_> = wanted.iter().filter(|seen| !reached(seen)).map(|seen| seen.node).collect();
     let applied = wanted.iter().map(|seen| seen.applied).max().unwrap_or_default();

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::links::LinkRules;
 
-/// Hands the registry's nodes to backhaul, the links and gossip.
+/// Hands the registry's nodes, and the keys of removed ones, to backhaul, the links and gossip.
 pub(super) fn apply_nodes(
     state: &State,
     own: NodeNumber,
@@ -35,6 +35,9 @@ pub(super) fn apply_nodes(
             (node.number, address)
         })
         .collect();
+    // A removed node's certificate is still good: it is shut out before it is forgotten, so that it
+    // is not met again as one that the registry does not tell of yet.
+    backhaul.set_fenced(state.fenced().iter().copied().collect());
     backhaul.set_peers(&peers);
     links.follow(state, own);
     gossip.set_seeds(others().map(|node| node.number));
@@ -121,3 +124,6 @@ pub(super) async fn destroyed_apps(machines: Machines, registry: Registry, cance
         before = now;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use imbl::OrdMap;
+use imbl::{OrdMap, OrdSet};
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
@@ -179,6 +179,7 @@ pub enum FactKey {
     App(AppId),
     Address(IpAddr, AppId),
     Node(NodeNumber),
+    Fenced([u8; 32]),
     Token(TokenId),
     JoinToken(TokenId),
     Answered(Ulid),
@@ -195,6 +196,8 @@ pub enum Fact {
     App(App),
     Address(Address),
     Node(Node),
+    /// The key of a node that was removed: shut out although its certificate is good.
+    Fenced([u8; 32]),
     Token(Token),
     JoinToken(JoinToken),
     /// The request, its place in the order of all requests, and what came of it.
@@ -212,6 +215,7 @@ impl Fact {
             Self::App(app) => FactKey::App(app.id),
             Self::Address(address) => FactKey::Address(address.ip, address.app),
             Self::Node(node) => FactKey::Node(node.number),
+            Self::Fenced(key) => FactKey::Fenced(*key),
             Self::Token(token) => FactKey::Token(token.id),
             Self::JoinToken(token) => FactKey::JoinToken(token.id),
             Self::Answered(request, ..) => FactKey::Answered(*request),
@@ -276,7 +280,8 @@ pub enum Command {
     /// Spends one use of the join token and gives the node a number. `name: None` makes one of the
     /// region and a number. A node whose key is known keeps its number and name, and spends nothing:
     /// whoever joined and did not hear the answer may ask again, also when the token has expired or
-    /// is used up by then. Its region and address are those of the last request.
+    /// is used up by then. Its region and address are those of the last request. A fenced key is
+    /// fenced no more.
     AddNode {
         token: TokenId,
         secret_hash: [u8; 32],
@@ -296,6 +301,7 @@ pub enum Command {
         number: NodeNumber,
         backhaul: SocketAddr,
     },
+    /// Its key is fenced until a node is admitted with it again.
     RemoveNode {
         number: NodeNumber,
     },
@@ -354,6 +360,7 @@ pub struct State {
     names: OrdMap<AppName, AppId>,
     addresses: OrdMap<(IpAddr, AppId), Arc<Address>>,
     nodes: OrdMap<NodeNumber, Arc<Node>>,
+    fenced: OrdSet<[u8; 32]>,
     tokens: OrdMap<TokenId, Arc<Token>>,
     join_tokens: OrdMap<TokenId, Arc<JoinToken>>,
     /// With the key in `answered_order`.
@@ -428,6 +435,15 @@ impl State {
     /// The node of that number.
     pub fn node(&self, number: NodeNumber) -> Option<&Arc<Node>> {
         self.nodes.get(&number)
+    }
+    /// Whether a node was given that number and removed since; never true of a number that is still
+    /// to be given.
+    pub fn was_removed(&self, number: NodeNumber) -> bool {
+        number.0 <= self.counters.node && !self.nodes.contains_key(&number)
+    }
+    /// The keys of removed nodes (SHA-256 of the public key), but those that were admitted again.
+    pub fn fenced(&self) -> &OrdSet<[u8; 32]> {
+        &self.fenced
     }
     /// All API tokens, by id.
     pub fn tokens(&self) -> impl Iterator<Item = &Arc<Token>> {
@@ -575,8 +591,9 @@ impl State {
                 Ok(Outcome::Done)
             }
             Command::RemoveNode { number } => {
-                self.nodes.remove(number).ok_or_else(|| Refusal::NotFound("node".into()))?;
-                changed.insert(FactKey::Node(*number));
+                let node = self.nodes.remove(number).ok_or_else(|| Refusal::NotFound("node".into()))?;
+                self.fenced.insert(node.key);
+                changed.extend([FactKey::Node(*number), FactKey::Fenced(node.key)]);
                 Ok(Outcome::Done)
             }
         }
@@ -614,6 +631,9 @@ impl State {
         self.counters.node += 1;
         let number = NodeNumber(self.counters.node);
         changed.insert(FactKey::Counters);
+        if self.fenced.remove(&key).is_some() {
+            changed.insert(FactKey::Fenced(key));
+        }
         Ok(self.put_node(Node { number, name, region, key, backhaul, joined_ms }, changed))
     }
 
@@ -674,6 +694,7 @@ impl State {
             FactKey::App(id) => Fact::App(self.apps.get(id)?.as_ref().clone()),
             FactKey::Address(ip, app) => Fact::Address(self.addresses.get(&(*ip, *app))?.as_ref().clone()),
             FactKey::Node(number) => Fact::Node(self.nodes.get(number)?.as_ref().clone()),
+            FactKey::Fenced(key) => Fact::Fenced(*self.fenced.get(key)?),
             FactKey::Token(id) => Fact::Token(self.tokens.get(id)?.as_ref().clone()),
             FactKey::JoinToken(id) => Fact::JoinToken(self.join_tokens.get(id)?.as_ref().clone()),
             FactKey::Answered(request) => {
@@ -695,6 +716,7 @@ impl State {
             .chain(self.apps.keys().map(|id| FactKey::App(*id)))
             .chain(self.addresses.keys().map(|(ip, app)| FactKey::Address(*ip, *app)))
             .chain(self.nodes.keys().map(|number| FactKey::Node(*number)))
+            .chain(self.fenced.iter().map(|key| FactKey::Fenced(*key)))
             .chain(self.tokens.keys().map(|id| FactKey::Token(*id)))
             .chain(self.join_tokens.keys().map(|id| FactKey::JoinToken(*id)))
             .chain(self.answered_order.values().map(|request| FactKey::Answered(*request)));
@@ -718,6 +740,7 @@ impl State {
                     state.addresses.insert((address.ip, address.app), Arc::new(address));
                 }
                 Fact::Node(node) => drop(state.nodes.insert(node.number, Arc::new(node))),
+                Fact::Fenced(key) => drop(state.fenced.insert(key)),
                 Fact::Token(token) => drop(state.tokens.insert(token.id, Arc::new(token))),
                 Fact::JoinToken(token) => drop(state.join_tokens.insert(token.id, Arc::new(token))),
                 Fact::Answered(request, place, outcome) => {

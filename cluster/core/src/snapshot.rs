@@ -4,7 +4,9 @@
 //! persistent, and only apps with a changed Machine or fact are rebuilt. Invariant, held by a
 //! property test: folding changes one after another equals folding everything at once.
 //!
-//! Liveness is an attribute of a node, never its existence: a dead node's Machines stay known.
+//! Liveness is an attribute of a node, never its existence: a dead node's Machines stay known. What
+//! ends a node is its removal from the registry: then it and its Machines are gone, whatever gossip
+//! says. One that the registry does not tell of yet is known: gossip may be ahead.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -98,7 +100,7 @@ pub struct Snapshot {
     pub registry: Arc<State>,
     /// The registry entry that they follow from.
     pub applied: u64,
-    /// All nodes that gossip knows.
+    /// All nodes that gossip knows, without removed ones.
     pub nodes: OrdMap<NodeNumber, Arc<NodeView>>,
     /// All apps of the registry.
     pub apps: OrdMap<AppId, Arc<AppView>>,
@@ -165,6 +167,9 @@ fn fold_node(
     touched: &mut BTreeSet<(AppId, MachineId, NodeNumber)>,
 ) {
     let number = facts.record.number;
+    if next.registry.was_removed(number) {
+        return;
+    }
     let prev = next.nodes.get(&number).cloned();
     if prev.as_ref().is_some_and(|prev| (facts.generation, facts.version) < (prev.generation, prev.version)) {
         return;
@@ -234,6 +239,13 @@ fn fold_registry(
 ) {
     if applied < next.applied {
         return;
+    }
+    let removed: Vec<_> =
+        next.nodes.keys().filter(|number| registry.was_removed(**number)).copied().collect();
+    for number in removed {
+        if let Some(node) = next.nodes.remove(&number) {
+            touched.extend(node.machines.values().map(|m| (m.record.app, m.record.id, number)));
+        }
     }
     let gone: Vec<_> = next.apps.keys().filter(|id| registry.app(**id).is_none()).copied().collect();
     for id in gone {

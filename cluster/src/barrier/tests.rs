@@ -67,6 +67,16 @@ impl BarrierPeers for Peers {
 }
 
 #[test]
+fn a_removed_node_holds_nobody_up() {
+    let counters = skein_core::facts::Counters { node: 3, ..Default::default() };
+    let removed = State::from_facts([skein_core::facts::Fact::Counters(counters)]);
+    let changes = Changes { registry: Some((4, Arc::new(removed))), ..Changes::default() };
+    let snapshot = fold(&snapshot(3, &[(3, 1, true)]), changes);
+    assert_eq!(seen(&snapshot, &[at(3, 9, 4)]), Ok(()));
+    assert_eq!(seen(&snapshot, &[at(4, 1, 4)]).unwrap_err().nodes, [NodeNumber(4)], "not admitted yet");
+}
+
+#[test]
 fn a_snapshot_lacks_nodes_that_are_behind_unknown_or_of_an_older_life_and_the_registry() {
     let snapshot = snapshot(4, &[(1, 5, true), (2, 5, true)]);
     assert_eq!(seen(&snapshot, &[at(1, 5, 4), at(2, 4, 0)]), Ok(()));

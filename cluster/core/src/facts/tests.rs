@@ -162,6 +162,26 @@ fn node_numbers_are_never_reused() {
     assert_eq!(f.join(1_000, 9, 1), Ok(Outcome::Node(NodeNumber(2), "iad-1".parse().unwrap())));
 }
 
+/// SPEC CLU-1: a removed node's certificate is still good, so its key is remembered.
+#[test]
+fn a_removed_nodes_key_is_fenced_until_it_is_admitted_again() {
+    let mut f = Fixture::new();
+    f.allow_joins(3);
+    f.join(1_000, 9, 1).unwrap();
+    f.join(1_000, 9, 2).unwrap();
+    assert!(f.state.fenced().is_empty());
+    f.apply(Command::RemoveNode { number: NodeNumber(1) }).unwrap();
+    assert_eq!(f.state.fenced().iter().collect::<Vec<_>>(), [&[1; 32]]);
+    let removed = |state: &State| [1, 2, 3].map(|number| state.was_removed(NodeNumber(number)));
+    assert_eq!(removed(&f.state), [true, false, false]);
+    assert_eq!(f.apply(Command::RemoveNode { number: NodeNumber(1) }), Err(Refusal::NotFound("node".into())));
+    assert_eq!(f.join(9_000, 9, 1), Err(Refusal::JoinTokenExpired), "a removed node is no repeat");
+    assert!(f.state.fenced().contains(&[1; 32]));
+    f.join(1_000, 9, 1).unwrap();
+    assert!(f.state.fenced().is_empty());
+    assert_eq!(removed(&f.state), [true, false, false], "its new number is another");
+}
+
 #[test]
 fn dedicated_addresses_are_unique_and_the_shared_one_is_shared() {
     let mut f = Fixture::new();
@@ -228,6 +248,11 @@ fn commands() -> impl Strategy<Value = Command> {
         app().prop_map(|id| Command::DestroyApp { id }),
         (app(), prop_oneof![Just(AddressKind::V4), Just(AddressKind::V6), Just(AddressKind::SharedV4)])
             .prop_map(|(app, kind)| Command::Allocate { app, kind }),
+        (1u32..5).prop_map(|number| Command::RemoveNode { number: NodeNumber(number) }),
+        (1u8..4, 1u16..3).prop_map(|(key, port)| join(9, key, None, "iad", port)),
+        (1u32..9).prop_map(|uses_left| Command::CreateJoinToken {
+            token: JoinToken { id: TokenId(Ulid(5)), hash: [9; 32], expires_ms: 5_000, uses_left }
+        }),
         (1u128..4).prop_map(|id| Command::RevokeToken { id: TokenId(Ulid(id)) }),
         (1u128..4).prop_map(|id| Command::CreateToken { token: token(id) }),
         Just(init()),
@@ -256,9 +281,9 @@ proptest! {
         prop_assert_eq!(&State::from_facts(state.facts()), &state);
     }
 
-    /// One name, one app; each address of an app that exists.
+    /// One name, one app; each address of an app that exists; one key, one node that is not fenced.
     #[test]
-    fn names_stay_unique_and_addresses_have_an_app(commands in proptest::collection::vec(commands(), 0..60)) {
+    fn names_and_keys_stay_unique_and_addresses_have_an_app(commands in proptest::collection::vec(commands(), 0..60)) {
         let mut f = Fixture::new();
         for command in commands {
             // Refusals are part of the game; the invariants must hold either way.
@@ -268,6 +293,9 @@ proptest! {
             for address in f.state.addresses() {
                 prop_assert!(f.state.app(address.app).is_some());
             }
+            let keys: BTreeSet<_> = f.state.nodes().map(|node| node.key).collect();
+            prop_assert_eq!(keys.len(), f.state.nodes().count());
+            prop_assert!(keys.iter().all(|key| !f.state.fenced().contains(key)), "a member is not fenced");
         }
     }
 }

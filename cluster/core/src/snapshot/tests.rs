@@ -1,5 +1,5 @@
 use super::*;
-use crate::facts::{Command, Proposal, Settings, Token};
+use crate::facts::{Command, JoinToken, Proposal, Settings, Token};
 use crate::id::{OrgId, ProcessGroup, TokenId, VersionId};
 use crate::load::LoadClass;
 use crate::machine::MachineState;
@@ -42,6 +42,11 @@ fn node(number: u32, version: u64, alive: bool, machines: Vec<Arc<Record>>) -> N
 }
 
 fn registry(apps: &[u128]) -> Arc<State> {
+    registry_with(apps, 0, &[])
+}
+
+/// A registry that gave the numbers up to `given` and removed nodes since.
+fn registry_with(apps: &[u128], given: u32, removed: &[u32]) -> Arc<State> {
     let mut state = State::default();
     let token = Token {
         id: TokenId(Ulid(1)),
@@ -70,6 +75,22 @@ fn registry(apps: &[u128]) -> Arc<State> {
     for app in apps {
         let name = format!("app-{app}").parse().unwrap();
         apply(Command::CreateApp { id: AppId(Ulid(*app)), name, org, network: "default".parse().unwrap() });
+    }
+    let id = TokenId(Ulid(2));
+    let token = JoinToken { id, hash: [0; 32], expires_ms: u64::MAX, uses_left: u32::MAX };
+    apply(Command::CreateJoinToken { token });
+    for number in 1..=given {
+        apply(Command::AddNode {
+            token: id,
+            secret_hash: [0; 32],
+            name: None,
+            region: "iad".parse().unwrap(),
+            key: [number as u8; 32],
+            backhaul: "127.0.0.1:1".parse().unwrap(),
+        });
+    }
+    for number in removed.iter().filter(|number| **number <= given) {
+        apply(Command::RemoveNode { number: NodeNumber(*number) });
     }
     Arc::new(state)
 }
@@ -115,6 +136,31 @@ fn a_dead_nodes_machines_stay_known() {
 }
 
 #[test]
+fn a_removed_node_is_gone_with_its_machines_whatever_gossip_says() {
+    let two = |removed: &[u32]| registry_with(&[1], 2, removed);
+    let base = fold(
+        &Snapshot::default(),
+        Changes {
+            registry: Some((1, two(&[]))),
+            // Gossip tells of node 3 before the registry does.
+            nodes: (1..4).map(|n| node(n, 1, true, vec![record(u64::from(n), 1, 7, true)])).collect(),
+            ..Changes::default()
+        },
+    );
+    assert_eq!(base.apps[&AppId(Ulid(1))].machines.len(), 3);
+    let removed = fold(&base, Changes { registry: Some((2, two(&[2]))), ..Changes::default() });
+    let again = fold_one(&removed, node(2, 9, true, vec![record(2, 1, 7, true)]));
+    for snapshot in [&removed, &again] {
+        let nodes: Vec<_> = snapshot.nodes.keys().map(|number| number.0).collect();
+        assert_eq!(nodes, [1, 3]);
+        let machines = &snapshot.apps[&AppId(Ulid(1))].machines;
+        assert_eq!(machines.keys().map(|(_, node)| node.0).collect::<Vec<_>>(), [1, 3]);
+        assert!(snapshot.machine(MachineId::from_bits(2)).is_none());
+        assert_eq!(snapshot.missing_configs().len(), 2, "nobody is asked for its configurations");
+    }
+}
+
+#[test]
 fn the_estimate_survives_and_a_configuration_arrives_late() {
     let base = fold(
         &Snapshot::default(),
@@ -144,6 +190,9 @@ fn the_estimate_survives_and_a_configuration_arrives_late() {
 enum Step {
     Node(u32, bool, Vec<(u64, u128, u8, bool)>),
     Registry(Vec<u128>),
+    /// The next node number is given.
+    Admit,
+    Remove(u32),
     Config(u8),
 }
 
@@ -152,6 +201,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         4 => (1u32..4, any::<bool>(), machines).prop_map(|(n, alive, m)| Step::Node(n, alive, m)),
         1 => proptest::sample::subsequence(vec![0u128, 1, 2, 3], 0..4).prop_map(Step::Registry),
+        1 => Just(Step::Admit),
+        1 => (1u32..4).prop_map(Step::Remove),
         1 => (0u8..3).prop_map(Step::Config),
     ];
     proptest::collection::vec(step, 1..30)
@@ -183,8 +234,10 @@ proptest! {
         let mut snapshot = Snapshot::default();
         let mut last_nodes = std::collections::BTreeMap::new();
         let mut all = Changes::default();
+        let (mut apps, mut given, mut removed) = (vec![], 0, vec![]);
         for (version, step) in (1u64..).zip(steps) {
             let mut changes = Changes::default();
+            let registered = matches!(step, Step::Registry(_) | Step::Admit | Step::Remove(_));
             match step {
                 Step::Node(number, alive, machines) => {
                     let machines = machines.into_iter().map(|(id, app, c, s)| record(id, app, c, s)).collect();
@@ -192,15 +245,19 @@ proptest! {
                     last_nodes.insert(number, facts.clone());
                     changes.nodes.push(facts);
                 }
-                Step::Registry(apps) => {
-                    let state = (version, registry(&apps));
-                    all.registry = Some(state.clone());
-                    changes.registry = Some(state);
-                }
+                Step::Registry(now) => apps = now,
+                Step::Admit => given = (given + 1).min(4),
+                Step::Remove(number) if number <= given && !removed.contains(&number) => removed.push(number),
+                Step::Remove(_) => {}
                 Step::Config(hash) => {
                     all.configs.push((ConfigHash([hash; 16]), config()));
                     changes.configs.push((ConfigHash([hash; 16]), config()));
                 }
+            }
+            if registered {
+                let state = (version, registry_with(&apps, given, &removed));
+                all.registry = Some(state.clone());
+                changes.registry = Some(state);
             }
             snapshot = fold(&snapshot, changes);
             let mut whole = all.clone();
