@@ -81,6 +81,27 @@ impl NodeHandle {
         Ok(())
     }
 
+    /// Says that it is to take nothing new, and returns once every live node has seen that. Until then
+    /// it takes what they still send.
+    ///
+    /// # Errors
+    /// When some node has not seen it after `patience`; it is said all the same.
+    pub async fn announce_drain(&self, patience: Duration) -> anyhow::Result<()> {
+        self.set_draining(true);
+        {
+            // The barrier covers what gossip was given before it. The record is held meanwhile: a
+            // later one must not be overtaken by this.
+            let record = self.record.borrow();
+            self.gossip.set_node(&record).context("this node's record can't be gossiped")?;
+        }
+        self.barrier(patience).await
+    }
+
+    /// Whether it is drained, or about to be.
+    pub fn is_draining(&self) -> bool {
+        self.record.borrow().draining
+    }
+
     /// Takes nothing new and waits, at most `patience`, until nothing is in flight. The process stays.
     ///
     /// # Errors

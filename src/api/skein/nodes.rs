@@ -7,6 +7,7 @@ use axum::extract::{OriginalUri, Path, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
 use bytes::Bytes;
+use skein_cluster::clock;
 use skein_core::NodeNumber;
 use skein_core::api::{LinkJson, LinksJson};
 
@@ -18,6 +19,8 @@ use crate::api::forward;
 
 /// How long a drain may take.
 const DRAIN: Duration = Duration::from_secs(60);
+/// How much of it is given to the other nodes to see it.
+const SEEN: Duration = Duration::from_secs(10);
 
 fn number(state: &ApiState, name: &str) -> Result<NodeNumber, ApiError> {
     let facts = state.facts();
@@ -25,7 +28,8 @@ fn number(state: &ApiState, name: &str) -> Result<NodeNumber, ApiError> {
     found.map(|node| node.number).ok_or_else(|| ApiError::not_found(&format!("node {name}")))
 }
 
-/// Answers once the node has nothing in flight; its process stays.
+/// Answers once the other nodes send nothing more to the node and it has nothing in flight; its
+/// process stays. A node that cannot be asked holds the drain up for a while and no longer.
 pub(super) async fn drain(
     State(state): State<ApiState>,
     caller: Caller,
@@ -39,7 +43,16 @@ pub(super) async fn drain(
         let call = forward::call(&state, &headers, "POST", uri.path(), Bytes::new());
         return Ok(forward::response(forward::ask(&state, to, call, forward::WRITE).await?));
     }
-    state.node().drain(DRAIN).await.map_err(|error| ApiError::too_late(format!("{name}: {error:#}")))?;
+    let node = state.node();
+    let deadline = clock::now() + DRAIN;
+    if let Err(error) = node.announce_drain(SEEN).await {
+        tracing::warn!(error = format!("{error:#}"), "drains although not every node knows it");
+    }
+    if !node.is_draining() {
+        return Err(ApiError::conflict(format!("{name} was undrained meanwhile")));
+    }
+    let left = deadline.saturating_duration_since(clock::now());
+    node.drain(left).await.map_err(|error| ApiError::too_late(format!("{name}: {error:#}")))?;
     Ok(done())
 }
 
