@@ -45,6 +45,11 @@ acceptance *args:
 testbed regions="iad,lhr,nrt" *args:
     cargo run --locked -- up --regions "$@"
 
+# Measures the optimized program beside its peers (nginx, wrk and taskset must be installed).
+bench *args:
+    cargo build --release --locked -p skein -p skein-bench
+    target/release/skein-bench "$@"
+
 # Licences, sources and bans by cargo-deny; tests/layout.rs holds the same without it.
 deny:
     cargo deny --locked check bans licenses sources

@@ -210,8 +210,9 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
     }
     edge.shutdown(STOP_PATIENCE).await;
     machines.shutdown(STOP_PATIENCE).await;
-    tasks.drain(STOP_PATIENCE).await;
+    // The parts before what they follow: one whose source is gone would count as failed.
     skein_supervise::shutdown(&root, STOP_PATIENCE).await;
+    tasks.drain(STOP_PATIENCE).await;
     gossip.shutdown().await;
     registry.shutdown().await;
     backhaul.close(STOP_PATIENCE).await;
