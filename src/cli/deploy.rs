@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use skein_core::api::{EndpointRequest, NodeJson};
-use skein_core::machine::{MachineConfig, MachineJson};
+use skein_core::machine::{MachineConfig, MachineJson, MachineState};
 use skein_core::{AppName, NetworkName, OrgSlug, ProcessGroup};
 use tokio::task::JoinSet;
 
@@ -25,6 +25,10 @@ const START: Duration = Duration::from_secs(60);
 const SETTLED: Duration = Duration::from_secs(1);
 /// The time between two looks at a Machine's checks.
 const POLL: Duration = Duration::from_millis(200);
+/// The states of a Machine whose process has ended or never ran, as `wait` takes them.
+const ENDED: &str = "state=restarting&state=stopped&state=failed&state=launch_failed&state=destroyed";
+/// What is said of a Machine in one of them.
+const AT_ONCE: &str = "it ended as soon as it was started";
 
 /// What to deploy, and where.
 #[derive(Debug, Args)]
@@ -89,6 +93,12 @@ pub struct Deployed {
     pub machines: Vec<MachineJson>,
     /// Its addresses.
     pub ips: Vec<IpRow>,
+}
+
+/// The state that a wait came to.
+#[derive(Debug, Deserialize)]
+struct Waited {
+    state: MachineState,
 }
 
 /// Runs it.
@@ -209,21 +219,29 @@ pub(crate) async fn started(client: &Client, app: &AppName, machine: &MachineJso
     let version = machine.instance_id;
     let until =
         |states: &str, seconds: u64| format!("{path}/wait?{states}&version={version}&timeout={seconds}");
-    let called: Result<serde_json::Value, _> = client.get(&until("state=started", START.as_secs())).await;
+    // A command that ends at once may have ended before anybody looks.
+    let called: Result<Waited, _> =
+        client.get(&until(&format!("state=started&{ENDED}"), START.as_secs())).await;
     match called {
-        Ok(_) => {}
+        Ok(Waited { state: MachineState::Started }) => {}
+        Ok(Waited { state: MachineState::Failed | MachineState::LaunchFailed }) => {
+            // Why it could not be started is told to whoever waits for just that.
+            let told = client.get::<serde_json::Value>(&until("state=started", SETTLED.as_secs())).await;
+            let why = told.err().map_or_else(|| AT_ONCE.to_owned(), |error| error.to_string());
+            return Err(failed(client, &path, &why).await);
+        }
+        Ok(_) => return Err(failed(client, &path, AT_ONCE).await),
         Err(CallError::Refused { status: 408 | 412, error, .. }) => {
             return Err(failed(client, &path, &error).await);
         }
         Err(error) => return Err(error).with_context(|| format!("wait for Machine {}", machine.id)),
     }
     // A command that ends at once was started, too. This wait is well when nothing comes of it.
-    let ended = until("state=restarting&state=stopped&state=failed&state=destroyed", SETTLED.as_secs());
-    match client.get::<serde_json::Value>(&ended).await {
+    match client.get::<serde_json::Value>(&until(ENDED, SETTLED.as_secs())).await {
         Err(CallError::Refused { status: 408, .. }) => passing(client, &path).await,
         Err(CallError::Refused { status: 412, error, .. }) => Err(failed(client, &path, &error).await),
         Err(error) => Err(error).with_context(|| format!("wait for Machine {}", machine.id)),
-        Ok(_) => Err(failed(client, &path, "it ended as soon as it was started").await),
+        Ok(_) => Err(failed(client, &path, AT_ONCE).await),
     }
 }
 

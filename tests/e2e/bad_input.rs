@@ -55,6 +55,11 @@ fn a_command_that_does_not_exist_or_exits_at_once_is_an_error_that_says_so() {
             cluster.skein(&["machine", "run", "-a", "broken", "--region", "iad", "--", command]).refused();
         assert!(said.contains(command) || said.contains("exit"), "{said}");
     }
+    let said = cluster.skein(&["machine", "run", "-a", "broken", "--region", "iad", "--", "true"]).refused();
+    assert!(
+        said.contains("it ended as soon as it was started; its process exited with code 0"),
+        "success is an end, too: {said}"
+    );
     assert_eq!(cluster.get("hello", "iad-1", "/").status, 200, "the cluster goes on");
 
     let home = Home::new();
