@@ -11,6 +11,7 @@ use super::model::{AppConfig, Build, Deploy, Experimental, RestartSection, TopLe
 use super::tree::{Node, Value, short};
 use super::words::split_words;
 use crate::ProcessGroup;
+use crate::region::{RegionCode, Regions};
 
 /// Signals that `StopConfig` of the Machines API names.
 const SIGNALS: [&str; 7] = ["SIGHUP", "SIGINT", "SIGQUIT", "SIGKILL", "SIGUSR1", "SIGUSR2", "SIGTERM"];
@@ -59,8 +60,7 @@ pub(super) fn app(root: &Node, report: &mut Report<'_>) -> (AppConfig, Places) {
         return (config, places);
     };
     config.app = fields.take("app").and_then(|item| item.parsed("an app's name", report));
-    config.primary_region =
-        fields.take("primary_region").and_then(|item| item.parsed("a region such as \"iad\"", report));
+    config.primary_region = fields.take("primary_region").and_then(|item| region(&item, report));
     config.kill_signal = fields.take("kill_signal").and_then(|item| item.one_of(&SIGNALS, report));
     config.kill_timeout = fields.take("kill_timeout").and_then(|item| kill_timeout(&item, report));
     if let Some(item) = fields.take("build") {
@@ -95,6 +95,12 @@ pub(super) fn app(root: &Node, report: &mut Report<'_>) -> (AppConfig, Places) {
     }
     fields.finish(report);
     (config, places)
+}
+
+fn region(item: &Item<'_>, report: &mut Report<'_>) -> Option<RegionCode> {
+    let text = item.string("a region such as \"iad\"", report)?;
+    let found = Regions::default().find(&text).map(|region| region.code);
+    found.map_err(|error| report.error(item.span(), &item.path, error.to_string())).ok()
 }
 
 fn kill_timeout(item: &Item<'_>, report: &mut Report<'_>) -> Option<crate::machine::GoDuration> {

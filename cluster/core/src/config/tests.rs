@@ -232,6 +232,17 @@ fn all_errors_of_a_file_come_at_once_in_its_order() {
 }
 
 #[test]
+fn a_primary_region_that_does_not_exist_is_an_error_that_names_near_ones() {
+    assert!(read("primary_region = \"lhr\"\n").is_valid());
+    for wrong in ["lrh", "LHR", "zzz"] {
+        let said = said(&format!("app = \"a\"\nprimary_region = \"{wrong}\"\n"));
+        assert_eq!(said.len(), 1, "{said:#?}");
+        assert!(said[0].starts_with("2:18: error: primary_region: there is no region"), "{said:#?}");
+        assert!(wrong == "zzz" || said[0].contains("near ones are lhr"), "{said:#?}");
+    }
+}
+
+#[test]
 fn two_services_cannot_claim_one_port() {
     let service = |protocol: &str, port: &str| {
         format!("[[services]]\nprotocol = \"{protocol}\"\n[[services.ports]]\n{port}\n")
