@@ -29,6 +29,7 @@ use axum::response::Response;
 use skein_cluster::clock;
 use skein_cluster::entropy::Entropy;
 use skein_core::facts::{Command, Outcome, State as Facts};
+use skein_core::machine::MachineConfig;
 use skein_core::{RequestId, TokenId};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -36,6 +37,7 @@ use time::format_description::well_known::Rfc3339;
 pub use auth::TokenText;
 use error::ApiError;
 use lease::LeaseBook;
+use validate::InvalidConfig;
 
 use crate::node::NodeHandle;
 
@@ -72,6 +74,14 @@ impl ApiState {
         let (outcome, _) = self.node.registry.propose(command).await?;
         Ok(outcome)
     }
+}
+
+/// Whether the API would make a Machine of that configuration.
+///
+/// # Errors
+/// What it would refuse it for.
+pub(crate) fn check_config(config: &MachineConfig) -> Result<(), InvalidConfig> {
+    validate::prepare(&mut config.clone())
 }
 
 /// Milliseconds since 1970 as RFC 3339.

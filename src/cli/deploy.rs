@@ -13,7 +13,7 @@ use skein_core::machine::{MachineConfig, MachineJson, MachineState};
 use skein_core::{AppName, NetworkName, OrgSlug, ProcessGroup};
 use tokio::task::JoinSet;
 
-use self::plan::{Action, Process, changes, configs, wanted_addresses};
+use self::plan::{Action, Process, changes, configs, placeable, wanted_addresses};
 use super::client::{CallError, Client, segment};
 use super::ctx::Ctx;
 use super::ips::IpRow;
@@ -134,26 +134,30 @@ pub async fn deploy(client: &Client, deploy: Deploy) -> anyhow::Result<Deployed>
         (None, command) if command.is_empty() => Process::Configured,
         (None, command) => Process::Command(command),
     };
+    // Whatever can be known beforehand is found before anything is changed.
     let configs = configs(&file, &process)?;
+    let existing: Option<Vec<MachineJson>> =
+        client.find(&format!("/v1/apps/{}/machines", segment(app.as_str()))).await?;
+    let existing = existing.unwrap_or_default();
+    let nodes: Vec<NodeJson> = client.get("/skein/v1/nodes").await?;
+    let open = || nodes.iter().filter(|node| node.alive && !node.draining).map(|node| node.region);
+    let regions: Vec<Option<String>> = match deploy.placement {
+        Placement::Primary => vec![file.primary_region.map(|region| region.to_string())],
+        Placement::Regions(regions) => regions.into_iter().map(Some).collect(),
+        Placement::EachNode => open().map(|region| Some(region.to_string())).collect(),
+    };
+    let actions = changes(&configs, &existing, &regions);
+    placeable(&actions, &open().collect())?;
+
     ensure_app(client, &app, &deploy.org).await?;
-    let existing = machines::list(client, &app).await?;
     if existing.is_empty() {
         let have = ips::list(client, &app).await?;
         for kind in wanted_addresses(configs.values(), &have) {
             ips::allocate(client, &app, kind).await?;
         }
     }
-    let regions: Vec<Option<String>> = match deploy.placement {
-        Placement::Primary => vec![file.primary_region.map(|region| region.to_string())],
-        Placement::Regions(regions) => regions.into_iter().map(Some).collect(),
-        Placement::EachNode => {
-            let nodes: Vec<NodeJson> = client.get("/skein/v1/nodes").await?;
-            let open = nodes.into_iter().filter(|node| node.alive && !node.draining);
-            open.map(|node| Some(node.region.to_string())).collect()
-        }
-    };
     let mut made = Vec::new();
-    for action in changes(&configs, &existing, &regions) {
+    for action in actions {
         made.extend(perform(client, &app, action).await?);
     }
     let mut starting = JoinSet::new();

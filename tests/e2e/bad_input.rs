@@ -32,6 +32,7 @@ fn a_file_that_cannot_be_deployed_is_refused_at_its_line() {
         ("app = \"a\"\n[http_service]\ninternal_port = \"many\"\n", "3:17", "internal_port"),
         ("app = \"a\"\n[[services]]\n[[services.ports]]\nport = 80\nhandlers = [\"htpt\"]\n", "5:", "htpt"),
         ("app = \"a\"\n[http_service]\n[[services]]\n[[services.ports]]\nport = 443\n", "5:", "443"),
+        ("app = \"a\"\nprimary_region = \"lrh\"\n", "2:18", "near ones are lhr"),
     ] {
         fs::write(&file, toml).unwrap();
         let path = file.to_str().unwrap();
@@ -68,6 +69,43 @@ fn a_command_that_does_not_exist_or_exits_at_once_is_an_error_that_says_so() {
     let said =
         home.up(home.path(), &["--regions", "iad", "--config", "fly.toml"], &["/no/such/program"]).refused();
     assert!(said.contains("/no/such/program"), "{said}");
+}
+
+#[test]
+fn a_deploy_that_is_refused_has_changed_nothing() {
+    let cluster = Cluster::up(&["--regions", "iad", "--no-demo"]);
+    let file = cluster.home.path().join("fly.toml");
+    let path = file.to_str().unwrap();
+    let good = "app = \"shop\"\nprimary_region = \"iad\"\n[build]\nimage = \"skein/hello\"\n";
+    let service = "[[services]]\ninternal_port = 8080\n";
+    let udp = format!("{good}{service}protocol = \"udp\"\n[[services.ports]]\nport = 53\n");
+    let tls = format!("{good}{service}[[services.ports]]\nport = 443\nhandlers = [\"tls\"]\n");
+    let far = good.replace("iad", "nrt");
+    let refused = [
+        (good, vec!["--regions", "iad,lrh"], "lhr"),
+        (good, vec!["--regions", "iad,nrt"], "there are nodes in iad"),
+        (far.as_str(), vec![], "there are nodes in iad"),
+        (udp.as_str(), vec![], "UDP"),
+        (tls.as_str(), vec![], "tls"),
+    ];
+    let refuse_all = || {
+        for (toml, more, word) in &refused {
+            fs::write(&file, format!("{toml}[env]\nRELEASE = \"2\"\n")).unwrap();
+            let said = cluster.skein(&[&["deploy", "-c", path], more.as_slice()].concat()).refused();
+            assert!(said.contains(word), "{more:?}: {said}");
+        }
+    };
+    refuse_all();
+    assert_eq!(cluster.json_of(&["apps", "list", "--json"]), serde_json::json!([]), "no app was made");
+
+    fs::write(&file, good).unwrap();
+    cluster.skein(&["deploy", "-c", path]).ok();
+    let versions = || -> Vec<String> {
+        cluster.machines("shop").iter().map(|machine| text(&machine["instance_id"])).collect()
+    };
+    let before = versions();
+    refuse_all();
+    assert_eq!(versions(), before, "no Machine was touched");
 }
 
 #[test]

@@ -1,13 +1,13 @@
 //! What a deploy changes: decisions over the file and what there is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use skein_core::config::AppConfig;
 use skein_core::machine::{CheckStatus, EXTERNAL_KEY, Init, MachineConfig, MachineJson};
+use skein_core::region::Regions;
 use skein_core::service::HandlerChain;
-use skein_core::{MachineId, ProcessGroup};
-use skein_machine::plan::Plan;
+use skein_core::{MachineId, ProcessGroup, RegionCode};
 
 use super::Configs;
 use crate::cli::ips::IpRow;
@@ -67,7 +67,7 @@ pub(super) fn configs(file: &AppConfig, process: &Process) -> anyhow::Result<Con
             Process::Configured | Process::Command(_) => {}
         }
         // The API would say so too, once the app is made.
-        Plan::of(&config).with_context(|| format!("process group {group}"))?;
+        crate::api::check_config(&config).with_context(|| format!("process group {group}"))?;
         configs.insert(group, config);
     }
     Ok(configs)
@@ -138,6 +138,30 @@ pub(super) fn changes(
         gone.map(|machine| Action::Destroy { id: machine.id, group: machine.config.process_group() }),
     );
     actions
+}
+
+/// Whether each new Machine has somewhere to go; `open` are the regions with nodes that take Machines.
+///
+/// # Errors
+/// When a region does not exist, or none of its nodes takes Machines; the message says which do.
+pub(super) fn placeable(actions: &[Action], open: &BTreeSet<RegionCode>) -> anyhow::Result<()> {
+    let regions = Regions::default();
+    let names = || open.iter().map(RegionCode::as_str).collect::<Vec<_>>().join(", ");
+    for action in actions {
+        let Action::Create { region, .. } = action else { continue };
+        let wanted = region.as_deref().map(|region| regions.find(region)).transpose()?;
+        match wanted.map(|region| region.code) {
+            _ if open.is_empty() => {
+                bail!("no node takes Machines: all are draining or dead; see `skein status`")
+            }
+            Some(region) if !open.contains(&region) => bail!(
+                "no node in {region} takes Machines; there are nodes in {}: name regions with --regions",
+                names()
+            ),
+            Some(_) | None => {}
+        }
+    }
+    Ok(())
 }
 
 /// A check of a service that does not pass yet; such checks decide routing, others do not.

@@ -1,12 +1,12 @@
 //! Deploys over small files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use skein_core::config::{AppConfig, Format, load};
 use skein_core::machine::{ImageRef, MachineJson, MachineState};
 use skein_core::{MachineId, VersionId};
 
-use super::{Action, Process, changes, configs, unpassed, wanted_addresses, why};
+use super::{Action, Process, changes, configs, placeable, unpassed, wanted_addresses, why};
 use crate::cli::ips::IpRow;
 
 const HTTP: &str = "app = \"shop\"\nprimary_region = \"lhr\"\n[http_service]\ninternal_port = 3000\n";
@@ -86,7 +86,7 @@ fn the_first_deploy_allots_an_ipv6_and_with_http_the_shared_ipv4() {
     };
     assert_eq!(of(HTTP, &[]), ["v6", "shared_v4"]);
     assert_eq!(of("app = \"shop\"\n", &[]), [] as [&str; 0]);
-    let tcp = "app = \"shop\"\n[[services]]\ninternal_port = 5432\nprotocol = \"tcp\"\n[[services.ports]]\nport = 5432\n";
+    let tcp = "app = \"shop\"\n[[services]]\ninternal_port = 5432\nprotocol = \"tcp\"\n[[services.ports]]\nport = 5432\nhandlers = [\"http\"]\n";
     assert_eq!(of(tcp, &[]), ["v6"]);
     let have = IpRow {
         ip: "2001:db8::1".parse().unwrap(),
@@ -155,4 +155,31 @@ fn a_machine_that_does_not_start_says_why() {
     });
     stopped.events.push(serde_json::from_value(event).unwrap());
     assert_eq!(why(&stopped).unwrap(), "; its process exited with code 3");
+}
+
+#[test]
+fn a_new_machine_needs_a_region_with_a_node_that_takes_it() {
+    let configs = configs(&file(HTTP), &command()).unwrap();
+    let open = ["iad", "lhr"].map(|region| region.parse().unwrap()).into();
+    let place = |regions: &[&str], existing: &[MachineJson]| {
+        let regions: Vec<_> = regions.iter().map(|region| Some((*region).to_owned())).collect();
+        placeable(&changes(&configs, existing, &regions), &open).map_err(|error| error.to_string())
+    };
+    assert_eq!(place(&["iad", "lhr"], &[]), Ok(()));
+    assert!(place(&["iad", "lrh"], &[]).unwrap_err().contains("near ones are lhr"));
+    assert!(place(&["iad", "nrt"], &[]).unwrap_err().contains("there are nodes in iad, lhr"));
+    assert_eq!(place(&["nrt"], &[machine(1, "app", "nrt")]), Ok(()), "what is there is only updated");
+    let anywhere = changes(&configs, &[], &[None]);
+    assert!(placeable(&anywhere, &open).is_ok());
+    assert!(placeable(&anywhere, &BTreeSet::new()).unwrap_err().to_string().contains("skein status"));
+}
+
+#[test]
+fn what_the_api_would_refuse_is_refused_before_it_is_asked() {
+    let refused = |service: &str| {
+        let text = format!("app = \"shop\"\n[[services]]\ninternal_port = 5353\n{service}");
+        format!("{:#}", configs(&file(&text), &command()).unwrap_err())
+    };
+    assert!(refused("protocol = \"udp\"\n[[services.ports]]\nport = 53\n").contains("UDP"));
+    assert!(refused("[[services.ports]]\nport = 443\nhandlers = [\"tls\"]\n").contains("tls"));
 }
