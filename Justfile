@@ -50,10 +50,10 @@ bench *args:
     cargo build --release --locked -p skein -p skein-bench
     target/release/skein-bench "$@"
 
-# Licences, sources and bans by cargo-deny; tests/layout.rs holds the same without it.
+# Licences, sources and bans (deny.toml).
 deny:
     cargo deny --locked check bans licenses sources
 
 # What CI runs. The test runner's own summary is its last word.
-ci: lint
+ci: lint deny
     NEXTEST_PROFILE=ci just test
