@@ -49,8 +49,8 @@ impl Connections {
                 match chain {
                     HandlerChain::Http => connection::http(core, ends, stream).await,
                     HandlerChain::Raw => {
-                        let _passage = core.gate.enter();
-                        raw::connection(&core, ends, stream).await;
+                        let passage = core.gate.enter();
+                        raw::connection(&core, ends, stream, &passage).await;
                     }
                     HandlerChain::TlsHttp
                     | HandlerChain::Tls

@@ -14,7 +14,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::core::Core;
+use crate::core::{Core, Passage};
 use crate::metrics::AppCounters;
 use crate::request::handle;
 
@@ -32,6 +32,7 @@ pub(crate) struct Ends {
 pub(crate) struct Connection {
     pub(crate) core: Arc<Core>,
     pub(crate) ends: Ends,
+    pub(crate) passage: Passage,
     /// The app of the first request: bytes are counted for it.
     app: OnceLock<Arc<AppCounters>>,
     received: AtomicU64,
@@ -40,8 +41,9 @@ pub(crate) struct Connection {
 
 impl Connection {
     pub(crate) fn new(core: Arc<Core>, ends: Ends) -> Arc<Self> {
+        let passage = core.gate.enter();
         let (received, sent) = (AtomicU64::new(0), AtomicU64::new(0));
-        Arc::new(Self { core, ends, app: OnceLock::new(), received, sent })
+        Arc::new(Self { core, ends, passage, app: OnceLock::new(), received, sent })
     }
 
     /// A request for this app came.
@@ -67,11 +69,10 @@ impl Drop for Connection {
 
 /// Serves HTTP/1.1 until the client leaves, is idle for too long, or the node drains.
 pub(crate) async fn http(core: Arc<Core>, ends: Ends, stream: TcpStream) {
-    let _passage = core.gate.enter();
-    let tokens = core.gate.tokens();
     // Only delays small writes if it fails.
     let _slower = stream.set_nodelay(true);
     let connection = Connection::new(Arc::clone(&core), ends);
+    let era = Arc::clone(connection.passage.era());
     let io = TokioIo::new(Counted { stream, connection: Arc::clone(&connection) });
     let service = service_fn(move |request| {
         let connection = Arc::clone(&connection);
@@ -87,11 +88,11 @@ pub(crate) async fn http(core: Arc<Core>, ends: Ends, stream: TcpStream) {
     let ended = tokio::select! {
         biased;
         ended = served.as_mut() => ended,
-        () = tokens.asked.cancelled() => {
+        () = era.quiet.cancelled() => {
             served.as_mut().graceful_shutdown();
             tokio::select! {
                 ended = served.as_mut() => ended,
-                () = tokens.forced.cancelled() => return,
+                () = era.forced.cancelled() => return,
             }
         }
     };

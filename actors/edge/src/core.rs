@@ -1,5 +1,6 @@
 //! What the data path of an edge shares. Nothing here is an actor, and nothing takes a lock to read.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -8,6 +9,7 @@ use arc_swap::ArcSwap;
 use http::HeaderValue;
 use skein_cluster::backhaul::{Backhaul, Peers};
 use skein_cluster::{LocalReader, Reader, clock};
+use skein_core::balance::Candidate;
 use skein_core::region::Regions;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -30,7 +32,7 @@ pub(crate) struct Core {
     pub(crate) sampler: Sampler,
     /// The `Server` header.
     pub(crate) server: HeaderValue,
-    pub(crate) gate: Arc<Gate>,
+    pub(crate) gate: Gate,
     epoch: Instant,
 }
 
@@ -55,7 +57,7 @@ impl Core {
             metrics: Metrics::default(),
             sampler: Sampler::new(config.sampling),
             server: HeaderValue::from_static(concat!("Skein/", env!("CARGO_PKG_VERSION"))),
-            gate: Arc::default(),
+            gate: Gate::default(),
             epoch: clock::now(),
             config,
             reader,
@@ -65,77 +67,147 @@ impl Core {
         }
     }
 
+    /// Whether a request may go to the Machine: while this node drains its own take nothing, which it
+    /// knows before it hears it of itself.
+    pub(crate) fn sends_to(&self, candidate: &Candidate<'_>) -> bool {
+        candidate.machine.node != self.config.node || !self.worker.is_draining()
+    }
+
     /// Milliseconds on the clock of load estimates; never 0.
     pub(crate) fn now_ms(&self) -> u64 {
         clock::now().saturating_duration_since(self.epoch).as_millis() as u64 + 1
     }
 }
 
+/// How long a drain lets quiet connections be. A busy client's next request comes within it and is
+/// answered with `Connection: close`; closed at once, the connection would meet it with a reset.
+const QUIET: Duration = Duration::from_millis(500);
+
 /// What is open at this node, so that a drain can ask it to end and wait.
 #[derive(Debug, Default)]
-pub(crate) struct Gate {
-    tokens: ArcSwap<Tokens>,
+pub(crate) struct Gate(ArcSwap<Eras>);
+
+#[derive(Debug, Default)]
+struct Eras {
+    now: Arc<Era>,
+    /// Those of which something may be open still.
+    before: Vec<Arc<Era>>,
+}
+
+/// What came in between a drain's begin or end and the next, and the ends of the drain that
+/// concerns it.
+#[derive(Debug, Default)]
+pub(crate) struct Era {
+    /// Each response is the last one of its connection.
+    last: CancellationToken,
+    /// Connections that wait for a request end.
+    pub(crate) quiet: CancellationToken,
+    /// Everything ends.
+    pub(crate) forced: CancellationToken,
     open: AtomicUsize,
     changed: Notify,
 }
 
-/// Ends of one drain: asked first, forced at its deadline.
-#[derive(Debug, Default)]
-pub(crate) struct Tokens {
-    pub(crate) asked: CancellationToken,
-    pub(crate) forced: CancellationToken,
-}
-
 /// Counts one connection or served request until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Passage(Arc<Gate>);
+pub(crate) struct Passage(Arc<Era>);
+
+impl Eras {
+    fn all(&self) -> Vec<Arc<Era>> {
+        self.before.iter().chain([&self.now]).cloned().collect()
+    }
+}
+
+impl Era {
+    fn open(&self) -> usize {
+        self.open.load(Ordering::SeqCst)
+    }
+
+    async fn empty(&self) {
+        loop {
+            let changed = self.changed.notified();
+            if self.open() == 0 {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
 
 impl Gate {
-    pub(crate) fn tokens(&self) -> Arc<Tokens> {
-        self.tokens.load_full()
-    }
-
-    pub(crate) fn enter(self: &Arc<Self>) -> Passage {
-        self.open.fetch_add(1, Ordering::AcqRel);
-        Passage(Arc::clone(self))
-    }
-
-    pub(crate) fn open(&self) -> usize {
-        self.open.load(Ordering::Acquire)
-    }
-
-    /// Asks everything to end, waits, then forces the rest; answers how many were forced.
-    pub(crate) async fn drain(&self, patience: Duration) -> usize {
-        let tokens = self.tokens();
-        tokens.asked.cancel();
-        let empty = async {
-            loop {
-                let changed = self.changed.notified();
-                if self.open() == 0 {
-                    return;
-                }
-                changed.await;
-            }
-        };
-        match tokio::time::timeout(patience, empty).await {
-            Ok(()) => 0,
-            Err(_) => {
-                let left = self.open();
-                tokens.forced.cancel();
-                left
+    pub(crate) fn enter(&self) -> Passage {
+        loop {
+            let era = Arc::clone(&self.0.load().now);
+            era.open.fetch_add(1, Ordering::SeqCst);
+            let passage = Passage(era);
+            // A drain that began meanwhile may have counted without it.
+            if Arc::ptr_eq(&passage.0, &self.0.load().now) {
+                return passage;
             }
         }
     }
 
-    /// Lets connections in again after a drain.
+    pub(crate) fn open(&self) -> usize {
+        self.0.load().all().iter().map(|era| era.open()).sum()
+    }
+
+    /// Asks all that is open now to end, waits, then forces the rest; answers how many were forced.
+    /// What comes later is let in, for one response per connection, and not waited for.
+    pub(crate) async fn drain(&self, patience: Duration) -> usize {
+        let deadline = tokio::time::Instant::now() + patience;
+        let eras = self.begin(true);
+        eras.iter().for_each(|era| era.last.cancel());
+        let empty = async {
+            for era in &eras {
+                era.empty().await;
+            }
+        };
+        let mut empty = pin!(empty);
+        if tokio::time::timeout(QUIET.min(patience / 2), empty.as_mut()).await.is_ok() {
+            return 0;
+        }
+        eras.iter().for_each(|era| era.quiet.cancel());
+        if tokio::time::timeout_at(deadline, empty).await.is_ok() {
+            return 0;
+        }
+        let left = eras.iter().map(|era| era.open()).sum();
+        eras.iter().for_each(|era| era.forced.cancel());
+        left
+    }
+
+    /// Lets connections that come from now on stay again, after a drain.
     pub(crate) fn reopen(&self) {
-        self.tokens.store(Arc::default());
+        self.begin(false);
+    }
+
+    /// Begins another era; answers those before.
+    fn begin(&self, last: bool) -> Vec<Arc<Era>> {
+        let before = self.0.rcu(|eras| {
+            let now = Era::default();
+            if last {
+                now.last.cancel();
+            }
+            let open = eras.before.iter().filter(|era| era.open() > 0);
+            Eras { now: Arc::new(now), before: open.chain([&eras.now]).cloned().collect() }
+        });
+        before.all()
+    }
+}
+
+impl Passage {
+    pub(crate) fn era(&self) -> &Arc<Era> {
+        &self.0
+    }
+
+    /// Whether a response now is the last one of its connection.
+    pub(crate) fn is_last(&self) -> bool {
+        self.0.last.is_cancelled()
     }
 }
 
 impl Drop for Passage {
     fn drop(&mut self) {
-        if self.0.open.fetch_sub(1, Ordering::AcqRel) == 1 {
+        if self.0.open.fetch_sub(1, Ordering::SeqCst) == 1 {
             self.0.changed.notify_waiters();
         }
     }

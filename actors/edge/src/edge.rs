@@ -141,15 +141,16 @@ impl Edge {
         serve::serve(&self.0.core, peer, preamble, stream).await;
     }
 
-    /// Takes nothing new, asks what is open to end (`Connection: close`), waits at most `patience`,
-    /// then cuts the rest off; answers how many were cut. New requests get PE01, other nodes' requests
-    /// are refused, until [`Self::undrain`].
+    /// Asks all that is open to end (`Connection: close`), waits at most `patience`, then cuts the rest
+    /// of it off; answers how much that was. Until [`Self::undrain`] this node's Machines take nothing,
+    /// clients are served by those of other nodes, and each response is the last one of its connection.
+    /// Connections that begin meanwhile are not waited for (SPEC HTTP-11).
     pub async fn drain(&self, patience: Duration) -> usize {
         self.0.core.worker.set_draining(true);
         self.0.core.gate.drain(patience).await
     }
 
-    /// Takes requests again after a drain.
+    /// Takes requests again after a drain. Connections of before still end after their response.
     pub fn undrain(&self) {
         self.0.core.gate.reopen();
         self.0.core.worker.set_draining(false);

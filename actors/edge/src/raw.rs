@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
 use tokio::net::TcpStream;
 
 use crate::connection::Ends;
-use crate::core::Core;
+use crate::core::{Core, Passage};
 use crate::metrics::AppCounters;
 
 /// Serves a connection that another node's edge sent.
@@ -22,6 +22,7 @@ pub(crate) async fn serve(
     preamble: &Preamble,
     mut sender: FrameSender,
     mut receiver: FrameReceiver,
+    passage: &Passage,
 ) {
     let taken = core.worker.raw(preamble.app, preamble.port, preamble.target, preamble.hops).await;
     let (machine, permit, mut stream) = match taken {
@@ -40,20 +41,19 @@ pub(crate) async fn serve(
     }
     if matches!(receiver.next().await, Ok(Some(Frame::Upgraded))) {
         let mut edge = tokio::io::join(receiver.into_raw(), sender.into_raw());
-        pass(core, &mut edge, &mut stream).await;
+        pass(passage, &mut edge, &mut stream).await;
     }
 }
 
 /// Passes bytes until both ends are done, or a drain's deadline.
-async fn pass<A, B>(core: &Core, one: &mut A, other: &mut B) -> (u64, u64)
+async fn pass<A, B>(passage: &Passage, one: &mut A, other: &mut B) -> (u64, u64)
 where
     A: AsyncRead + AsyncWrite + Unpin + ?Sized,
     B: AsyncRead + AsyncWrite + Unpin + ?Sized,
 {
-    let tokens = core.gate.tokens();
     tokio::select! {
         biased;
-        () = tokens.forced.cancelled() => (0, 0),
+        () = passage.era().forced.cancelled() => (0, 0),
         passed = copy_bidirectional(one, other) => match passed {
             Ok(passed) => passed,
             Err(error) => {
@@ -66,10 +66,7 @@ where
 
 /// Serves a client's connection to an app's raw port: nothing was read from it yet, so every attempt
 /// may be repeated elsewhere.
-pub(crate) async fn connection(core: &Core, ends: Ends, mut client: TcpStream) {
-    if core.worker.is_draining() {
-        return;
-    }
+pub(crate) async fn connection(core: &Core, ends: Ends, mut client: TcpStream, passage: &Passage) {
     let snapshot = core.reader.load();
     let Some(app) =
         snapshot.registry.app_at(ends.public.ip()).and_then(|address| snapshot.apps.get(&address.app))
@@ -84,8 +81,11 @@ pub(crate) async fn connection(core: &Core, ends: Ends, mut client: TcpStream) {
     while clock::now() < deadline {
         let verdicts =
             balance::candidates(app, &snapshot, ends.public.port(), &constraint, &*core.peers, core.now_ms());
-        let candidates: Vec<Candidate<'_>> =
-            verdicts.iter().filter_map(|(_, verdict)| (*verdict).ok()).collect();
+        let candidates: Vec<Candidate<'_>> = verdicts
+            .iter()
+            .filter_map(|(_, verdict)| (*verdict).ok())
+            .filter(|it| core.sends_to(it))
+            .collect();
         let Some(pick) = balance::pick(&candidates, &constraint, &core.regions, &mut rng) else { break };
         let machine = pick.candidate.machine;
         let in_flight = machine.estimate.enter();
@@ -94,13 +94,13 @@ pub(crate) async fn connection(core: &Core, ends: Ends, mut client: TcpStream) {
             if let Ok((_, _permit, mut upstream)) =
                 core.worker.raw(app.app.id, ends.public.port(), target, 0).await
             {
-                let (received, sent) = pass(core, &mut client, &mut upstream).await;
+                let (received, sent) = pass(passage, &mut client, &mut upstream).await;
                 counters.data(received, sent);
                 return;
             }
         } else if let Some((sender, receiver)) = remote(core, app, ends, &pick.candidate, &in_flight).await {
             let mut upstream = tokio::io::join(receiver.into_raw(), sender.into_raw());
-            let (received, sent) = pass(core, &mut client, &mut upstream).await;
+            let (received, sent) = pass(passage, &mut client, &mut upstream).await;
             counters.data(received, sent);
             return;
         }

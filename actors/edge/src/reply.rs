@@ -124,7 +124,7 @@ impl Reply {
             map.insert(LOCATION, location);
         }
         headers::to_client(map, version, server, request_id, None);
-        if matches!(self, Self::BadHost | Self::Connect | Self::Code(ErrorCode::PE01 | ErrorCode::PA01, _)) {
+        if matches!(self, Self::BadHost | Self::Connect | Self::Code(ErrorCode::PA01, _)) {
             // What the client sends after such a request is not worth reading.
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }

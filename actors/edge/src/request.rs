@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version, request};
 use hyper::body::{Body, Incoming};
 use skein_cluster::clock;
@@ -41,8 +41,16 @@ const LINGER: Duration = Duration::from_secs(2);
 /// Times a Machine may close an old connection under one request before it counts as failed.
 const MAX_STALE: u32 = 3;
 
-/// Answers a client's request.
+/// Answers a client's request; while the node drains, that is the last one of its connection.
 pub(crate) async fn handle(connection: &Arc<Connection>, request: Request<Incoming>) -> Response<ClientBody> {
+    let mut response = answer(connection, request).await;
+    if connection.passage.is_last() {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+async fn answer(connection: &Arc<Connection>, request: Request<Incoming>) -> Response<ClientBody> {
     let (core, ends) = (&*connection.core, connection.ends);
     let mut rng = Entropy::default();
     let start_us = clock::unix_us();
@@ -135,9 +143,6 @@ fn prepare<'s>(
     access: &mut Access,
 ) -> Result<(Exchange, &'s Arc<AppView>), (Reply, HeaderMap)> {
     let request::Parts { method, uri, version, mut headers, .. } = parts;
-    if core.worker.is_draining() {
-        return Err((Reply::Code(ErrorCode::PE01, None), headers));
-    }
     if method == Method::CONNECT {
         return Err((Reply::Connect, headers));
     }
@@ -279,7 +284,8 @@ fn decide<'s>(
     let port = exchange.ends.public.port();
     let app: &'s AppView = route.app;
     let verdicts = balance::candidates(app, snapshot, port, &route.constraint, &*core.peers, core.now_ms());
-    let candidates: Vec<Candidate<'s>> = verdicts.iter().filter_map(|(_, verdict)| (*verdict).ok()).collect();
+    let able = verdicts.iter().filter_map(|(_, verdict)| (*verdict).ok());
+    let candidates: Vec<Candidate<'s>> = able.filter(|candidate| core.sends_to(candidate)).collect();
     span.set(attr::ROUTE_CANDIDATES, || i64::try_from(candidates.len()).unwrap_or(i64::MAX));
     span.set(attr::SNAPSHOT_VERSION, || i64::try_from(snapshot.version).unwrap_or(i64::MAX));
     let Some(pick) = balance::pick(&candidates, &route.constraint, &core.regions, rng) else {

@@ -19,20 +19,19 @@ use crate::worker::{Failure, Seat};
 
 /// Serves a request or connection that `peer` sent for a Machine of this node.
 pub(crate) async fn serve(core: &Core, peer: NodeNumber, preamble: Preamble, stream: FrameStream) {
-    let _passage = core.gate.enter();
-    let tokens = core.gate.tokens();
+    let passage = core.gate.enter();
     let (mut sender, receiver) = stream.split();
     let ended = match preamble.protocol {
         Protocol::Http => {
             let served = http(core, &preamble, &mut sender, receiver);
             tokio::select! {
                 biased;
-                () = tokens.forced.cancelled() => Ok(()),
+                () = passage.era().forced.cancelled() => Ok(()),
                 ended = served => ended,
             }
         }
         Protocol::Tcp => {
-            crate::raw::serve(core, &preamble, sender, receiver).await;
+            crate::raw::serve(core, &preamble, sender, receiver, &passage).await;
             return;
         }
     };

@@ -183,18 +183,3 @@ async fn obs_2_responses_bytes_and_connects_are_counted_per_app() {
         assert!(metrics.contains(&line), "{line} is missing in\n{metrics}");
     }
 }
-
-/// SPEC HTTP-11, the part of a draining node.
-#[tokio::test]
-async fn a_drained_edge_lets_go_of_idle_clients_and_takes_them_again_after() {
-    let (world, server) = hello(&["iad"], 0).await;
-    let edge = world.shared(0, 80).await;
-    let node = &world.nodes[0].edge;
-    assert_eq!(get(edge, "/").await.status, 200);
-    assert_eq!(node.drain(std::time::Duration::from_secs(30)).await, 0);
-    let got = get(edge, "/").await;
-    assert_eq!((got.status, got.header("skein-error")), (503, Some("PE01")));
-    node.undrain();
-    assert_eq!(get(edge, "/").await.status, 200);
-    assert_eq!(server.seen().len(), 2);
-}
