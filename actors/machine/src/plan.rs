@@ -161,14 +161,20 @@ fn find(user: &str) -> Option<RunAs> {
     Some(RunAs { uid: user.uid.as_raw(), gid: user.gid.as_raw() })
 }
 
-/// The ports inside the Machine that its process may listen on, the first TCP service's first.
+/// Stands for a port inside the Machine where its process listens although no service or check says so.
+pub const UNNAMED: u16 = 0;
+
+/// The ports inside the Machine that its process may listen on, the first TCP service's first;
+/// [`UNNAMED`] alone when there are none. Never empty.
 pub fn internal_ports(config: &MachineConfig) -> Vec<u16> {
     let mut seen = BTreeSet::new();
     let services =
         config.services.iter().filter(|service| service.is_tcp()).map(|service| service.internal_port);
     let checked = config.services.iter().flat_map(|service| &service.checks).filter_map(|check| check.port);
     let reported = config.checks.values().filter_map(|check| check.port);
-    services.chain(checked).chain(reported).filter(|port| *port != 0 && seen.insert(*port)).collect()
+    let named = services.chain(checked).chain(reported);
+    let ports: Vec<u16> = named.filter(|port| *port != UNNAMED && seen.insert(*port)).collect();
+    if ports.is_empty() { vec![UNNAMED] } else { ports }
 }
 
 /// What a process gets besides its own environment.
@@ -178,7 +184,7 @@ pub struct Surroundings<'a> {
     pub inherited: &'a BTreeMap<String, String>,
     /// SPEC RUN-2: name and value.
     pub platform: &'a [(&'static str, String)],
-    /// Internal port and the loopback port that stands for it.
+    /// Internal port (or [`UNNAMED`]) and the loopback port that stands for it.
     pub ports: &'a [(u16, u16)],
 }
 
@@ -198,7 +204,9 @@ pub fn environment(
         if index == 0 {
             env.insert("PORT".into(), loopback.to_string());
         }
-        env.insert(format!("SKEIN_PORT_{internal}"), loopback.to_string());
+        if *internal != UNNAMED {
+            env.insert(format!("SKEIN_PORT_{internal}"), loopback.to_string());
+        }
     }
     env
 }

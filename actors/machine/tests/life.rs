@@ -308,3 +308,15 @@ async fn the_sample_app_is_this_program_itself() {
     node.record(made.id, |record| record.routable()).await;
     node.end().await;
 }
+
+/// SPEC RUN-9: portable Machines share this machine's ports.
+#[tokio::test]
+async fn machines_without_services_do_not_meet_at_one_port() {
+    let node = Node::new().await;
+    let mut ports = std::collections::BTreeSet::new();
+    for _ in 0..2 {
+        let made = node.script("env; exec tail -f /dev/null", json!({})).await;
+        assert!(ports.insert(node.says(made.id, "PORT=").await));
+    }
+    node.end().await;
+}

@@ -85,3 +85,15 @@ fn a_process_is_told_where_to_listen_and_who_it_is() {
     assert_eq!(get("HOME"), Some("/tmp"));
     assert_eq!(get("PATH"), Some("/bin"));
 }
+
+/// SPEC RUN-9: without it two of them would take the same default port.
+#[test]
+fn a_process_without_a_service_gets_a_port_all_the_same() {
+    let config = config(r#"{"init":{"exec":["a"]}}"#);
+    let ports: Vec<(u16, u16)> = internal_ports(&config).into_iter().map(|port| (port, 20_001)).collect();
+    let nothing = BTreeMap::new();
+    let env =
+        environment(&config, &nothing, Surroundings { inherited: &nothing, platform: &[], ports: &ports });
+    assert_eq!(env.get("PORT").map(String::as_str), Some("20001"));
+    assert!(!env.keys().any(|key| key.starts_with("SKEIN_PORT_")), "{env:?}");
+}
