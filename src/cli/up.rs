@@ -15,7 +15,7 @@ use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 use skein_core::AppName;
 use skein_core::api::ClusterJson;
-use skein_core::region::Regions;
+use skein_core::region::{RegionCode, Regions};
 use skein_testbed::{ClusterName, Front, Home, LaunchOptions, NodeSpec, Progress, Testbed};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -95,7 +95,19 @@ enum App {
     /// The sample app.
     Hello,
     /// The user's.
-    Own { config: PathBuf, command: Vec<String> },
+    Own { config: PathBuf, command: Vec<String>, primary: Option<RegionCode> },
+}
+
+impl App {
+    /// What is no mistake and may still surprise.
+    fn warning(&self, nodes: &[NodeSpec]) -> Option<String> {
+        let Self::Own { config, primary: Some(primary), .. } = self else { return None };
+        if nodes.iter().any(|node| node.region == *primary) {
+            return None;
+        }
+        let file = config.display();
+        Some(format!("warning: {file}: primary_region is {primary}, where this cluster has no node"))
+    }
 }
 
 /// How a run ended.
@@ -135,7 +147,8 @@ impl UpArgs {
                 if file.app.is_none() {
                     bail!("{} names no app; write app = \"…\" at its top", path.display());
                 }
-                App::Own { config: path.clone(), command: self.command.clone() }
+                let (config, command) = (path.clone(), self.command.clone());
+                App::Own { config, command, primary: file.primary_region }
             }
             None if self.no_demo => App::None,
             None => App::Hello,
@@ -179,6 +192,9 @@ impl Up {
         let mut signals = Signals::new()?;
         if self.args.isolation == Isolation::Auto {
             self.reporter.line("isolation: portable (this build has no network namespaces)");
+        }
+        if let Some(warning) = self.app.warning(&self.nodes) {
+            self.reporter.line(&warning);
         }
         let launched = tokio::select! {
             launched = self.launch() => launched?,
@@ -250,7 +266,7 @@ impl Up {
         let (config, command) = match &self.app {
             App::None => return Ok(None),
             App::Hello => (demo::write(testbed, &self.nodes)?, Vec::new()),
-            App::Own { config, command } => (config.clone(), command.clone()),
+            App::Own { config, command, .. } => (config.clone(), command.clone()),
         };
         demo::deploy(testbed, &client, config, command).await.map(Some)
     }

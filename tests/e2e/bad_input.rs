@@ -65,10 +65,11 @@ fn a_command_that_does_not_exist_or_exits_at_once_is_an_error_that_says_so() {
 
     let home = Home::new();
     let file = home.path().join("fly.toml");
-    fs::write(&file, "app = \"broken\"\nprimary_region = \"iad\"\n[http_service]\n").unwrap();
+    fs::write(&file, "app = \"broken\"\nprimary_region = \"nrt\"\n[http_service]\n").unwrap();
     let said =
         home.up(home.path(), &["--regions", "iad", "--config", "fly.toml"], &["/no/such/program"]).refused();
     assert!(said.contains("/no/such/program"), "{said}");
+    assert!(said.contains("primary_region is nrt"), "a warning, no error: {said}");
 }
 
 #[test]

@@ -45,6 +45,21 @@ fn arguments_that_can_not_be_meant_are_refused_with_the_next_step() {
 }
 
 #[test]
+fn a_primary_region_without_a_node_is_no_error_and_is_told() {
+    let own = |primary: Option<&str>| App::Own {
+        config: "fly.toml".into(),
+        command: Vec::new(),
+        primary: primary.map(|region| region.parse().unwrap()),
+    };
+    let nodes = parse(&["--regions", "lhr,iad"]).unwrap().check().unwrap().0;
+    assert_eq!(own(Some("iad")).warning(&nodes), None);
+    assert_eq!(own(None).warning(&nodes), None);
+    assert_eq!(App::Hello.warning(&nodes), None);
+    let told = own(Some("nrt")).warning(&nodes).unwrap();
+    assert!(told.contains("fly.toml") && told.contains("nrt"), "{told}");
+}
+
+#[test]
 fn the_daemon_gets_the_same_arguments() {
     for line in [
         &["--detach"][..],
