@@ -51,13 +51,17 @@ pub(crate) enum NodeCommand {
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
     /// The node's configuration; everything else is in it then
-    #[arg(long, value_name = "FILE", exclusive = true, required_unless_present = "region")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with_all = ["join", "region", "name", "data_dir", "api", "backhaul", "bootstrap"]
+    )]
     config: Option<PathBuf>,
     /// Joins the cluster that made this token
     #[arg(long, value_name = "TOKEN")]
     join: Option<String>,
     /// The region
-    #[arg(long)]
+    #[arg(long, required_unless_present = "config")]
     region: Option<RegionCode>,
     /// The name; made of the region and a number when it is not given
     #[arg(long)]
@@ -153,4 +157,45 @@ async fn restart(client: &Client, name: &NodeName) -> anyhow::Result<()> {
     let _answer: serde_json::Value = client.post(&path, &none).await?;
     out::note(&format!("{name} is back"));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: RunArgs,
+    }
+
+    fn parse(line: &str) -> Result<NodeConfig, String> {
+        let parsed = Line::try_parse_from(line.split(' ')).map_err(|error| error.to_string())?;
+        parsed.args.node_config().map_err(|error| format!("{error:#}"))
+    }
+
+    #[test]
+    fn a_node_that_joins_needs_its_region_and_is_told_so() {
+        let config = parse("run --join skein1.00 --region lhr").unwrap();
+        assert_eq!((config.region.as_str(), config.join.as_deref()), ("lhr", Some("skein1.00")));
+        for line in ["run --join skein1.00", "run", "run --bootstrap --name a"] {
+            let error = parse(line).unwrap_err();
+            assert!(error.contains("--region"), "{line}: {error}");
+            let missing = error.split("Usage").next().unwrap_or_default();
+            assert!(!missing.contains("--config"), "{line}: {error}");
+        }
+        assert!(parse("run --region lhr --bootstrap").unwrap_err().contains("--name"));
+    }
+
+    #[test]
+    fn a_file_stands_for_all_of_them() {
+        let missing = parse("run --config /no/such/node.toml").unwrap_err();
+        assert!(missing.contains("/no/such/node.toml"), "{missing}");
+        for more in ["--region lhr", "--join t", "--api 127.0.0.1:1"] {
+            let error = parse(&format!("run --config node.toml {more}")).unwrap_err();
+            assert!(error.contains("cannot be used with"), "{more}: {error}");
+        }
+    }
 }
