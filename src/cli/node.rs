@@ -12,6 +12,7 @@ use super::client::{Client, segment};
 use super::ctx::Ctx;
 use super::{out, status};
 use crate::node::NodeConfig;
+use crate::telemetry::collector_url;
 
 /// What to do with nodes.
 #[derive(Debug, Subcommand)]
@@ -54,7 +55,7 @@ pub(crate) struct RunArgs {
     #[arg(
         long,
         value_name = "FILE",
-        conflicts_with_all = ["join", "region", "name", "data_dir", "api", "backhaul", "bootstrap"]
+        conflicts_with_all = ["join", "region", "name", "data_dir", "api", "backhaul", "bootstrap", "otlp"]
     )]
     config: Option<PathBuf>,
     /// Joins the cluster that made this token
@@ -78,6 +79,9 @@ pub(crate) struct RunArgs {
     /// Makes a new cluster
     #[arg(long, conflicts_with = "join", requires = "name")]
     bootstrap: bool,
+    /// Where its spans go, for example http://127.0.0.1:4317; may be repeated
+    #[arg(long, value_name = "URL", value_parser = collector_url)]
+    otlp: Vec<String>,
 }
 
 impl RunArgs {
@@ -97,6 +101,7 @@ impl RunArgs {
         table.insert("api_bind".into(), self.api.to_string().into());
         table.insert("backhaul_bind".into(), self.backhaul.to_string().into());
         table.insert("bootstrap".into(), self.bootstrap.into());
+        table.insert("otlp".into(), self.otlp.into());
         table.extend(self.name.map(|name| ("name".to_owned(), name.to_string().into())));
         table.extend(self.join.map(|token| ("join".to_owned(), token.into())));
         Ok(table.try_into()?)
@@ -193,9 +198,17 @@ mod tests {
     fn a_file_stands_for_all_of_them() {
         let missing = parse("run --config /no/such/node.toml").unwrap_err();
         assert!(missing.contains("/no/such/node.toml"), "{missing}");
-        for more in ["--region lhr", "--join t", "--api 127.0.0.1:1"] {
+        for more in ["--region lhr", "--join t", "--api 127.0.0.1:1", "--otlp http://a:1"] {
             let error = parse(&format!("run --config node.toml {more}")).unwrap_err();
             assert!(error.contains("cannot be used with"), "{more}: {error}");
         }
+    }
+
+    #[test]
+    fn spans_go_to_every_collector_that_is_named() {
+        let config = parse("run --region lhr --otlp http://a:4317 --otlp http://b:4318/v1/traces").unwrap();
+        assert_eq!(config.otlp, ["http://a:4317", "http://b:4318/v1/traces"]);
+        assert!(parse("run --region lhr --otlp a:4317").unwrap_err().contains("http://"));
+        assert_eq!(parse("run --region lhr").unwrap().otlp, [] as [&str; 0]);
     }
 }

@@ -23,6 +23,7 @@ use self::report::Reporter;
 use super::client::{Client, Target};
 use super::config;
 use super::ctx::Ctx;
+use crate::telemetry::collector_url;
 
 /// What to launch.
 #[derive(Debug, Clone, PartialEq, Args)]
@@ -45,6 +46,9 @@ pub(crate) struct UpArgs {
     /// Share of requests that are traced, 0 to 1 [default: all up to 50 a second and node, 1 % of the rest]
     #[arg(long, value_name = "RATIO", value_parser = ratio)]
     trace_sample: Option<f64>,
+    /// Sends spans there too, for example http://127.0.0.1:4317; may be repeated
+    #[arg(long, value_name = "URL", value_parser = collector_url)]
+    otlp: Vec<String>,
     /// Without the sample app
     #[arg(long)]
     no_demo: bool,
@@ -228,6 +232,7 @@ impl Up {
                 Latency::None => skein_testbed::Latency::None,
             },
             trace_sample: self.args.trace_sample,
+            otlp: self.args.otlp.clone(),
             log: None,
         };
         let reporter = self.reporter.clone();

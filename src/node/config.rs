@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use skein_core::{NodeName, RegionCode};
 
 /// Whether distances between regions are simulated (SPEC TB-4).
@@ -51,9 +51,10 @@ pub struct NodeConfig {
     /// The node ends when its standard input does: a launcher holds the other end.
     #[serde(default)]
     pub exit_with_stdin: bool,
-    /// Where spans go, OTLP over gRPC, for example `http://127.0.0.1:4317`; nowhere when absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub otlp: Option<String>,
+    /// Where spans go, one text or a list: OTLP over gRPC, for example `http://127.0.0.1:4317`, or over
+    /// HTTP when the path is `/v1/traces`. Each collector gets every span; nowhere when absent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "one_or_more")]
+    pub otlp: Vec<String>,
     /// Share of requests that are traced, 0 to 1. When absent: all up to 50 a second, 1 % of the rest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace_sample: Option<f64>,
@@ -71,6 +72,19 @@ pub struct NodeConfig {
     /// How log lines are written: `text` (default) or `json`.
     #[serde(default)]
     pub log_format: crate::telemetry::LogFormat,
+}
+
+fn one_or_more<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected a collector's URL, or a list of them")]
+    enum Written {
+        One(String),
+        More(Vec<String>),
+    }
+    Ok(match Written::deserialize(deserializer)? {
+        Written::One(url) => vec![url],
+        Written::More(urls) => urls,
+    })
 }
 
 fn loopback() -> SocketAddr {
@@ -134,6 +148,18 @@ mod tests {
         assert_eq!(config.base_domain, "localhost");
         assert_eq!(config.adopt_grace(), Duration::from_secs(30));
         assert_eq!(config.latency, Latency::None);
+    }
+
+    #[test]
+    fn collectors_are_one_text_or_a_list() {
+        let otlp = |line: &str| {
+            let config = load(&format!("region = \"iad\"\ndata_dir = \"/x\"\n{line}"));
+            config.map(|config| config.otlp).map_err(|error| format!("{error:#}"))
+        };
+        assert_eq!(otlp("").unwrap(), [] as [&str; 0]);
+        assert_eq!(otlp("otlp = \"http://a:1\"").unwrap(), ["http://a:1"]);
+        assert_eq!(otlp("otlp = [\"http://a:1\", \"http://b:2\"]").unwrap(), ["http://a:1", "http://b:2"]);
+        assert!(otlp("otlp = 4317").unwrap_err().contains("a collector's URL, or a list"));
     }
 
     #[test]

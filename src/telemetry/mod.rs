@@ -50,8 +50,8 @@ pub struct TelemetryConfig {
     pub node: String,
     /// Its region: `cloud.region`.
     pub region: String,
-    /// Where spans go: OTLP over gRPC, or over HTTP when the path is `/v1/traces`; nowhere when absent.
-    pub otlp: Option<String>,
+    /// Where spans go: OTLP over gRPC, or over HTTP when the path is `/v1/traces`; nowhere when empty.
+    pub otlp: Vec<String>,
 }
 
 /// Keeps the exporter; [`Telemetry::shutdown`] sends what is left.
@@ -75,7 +75,7 @@ pub fn init(config: &TelemetryConfig) -> anyhow::Result<Telemetry> {
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
     let logs = lines.with_filter(filter).with_filter(no_spans);
-    let provider = config.otlp.as_deref().map(|endpoint| exporter(endpoint, config)).transpose()?;
+    let provider = if config.otlp.is_empty() { None } else { Some(provider(config)?) };
     let spans = provider.as_ref().map(spans);
     tracing_subscriber::registry().with(logs).with(spans).try_init().context("install the subscriber")?;
     Ok(Telemetry(provider))
@@ -95,7 +95,39 @@ where
         .with_filter(Targets::new().with_target(SPAN_TARGET, tracing::Level::TRACE))
 }
 
-fn exporter(endpoint: &str, config: &TelemetryConfig) -> anyhow::Result<SdkTracerProvider> {
+/// The URL of a collector, as `--otlp` takes it.
+///
+/// # Errors
+/// What is wrong with it, in words.
+pub fn collector_url(text: &str) -> Result<String, String> {
+    let uri = text.parse::<http::Uri>().ok();
+    match uri
+        .filter(|uri| uri.scheme_str() == Some("http") && uri.host().is_some_and(|host| !host.is_empty()))
+    {
+        Some(_) => Ok(text.to_owned()),
+        None => Err("write http://HOST:PORT; https is not provided".to_owned()),
+    }
+}
+
+/// Sends spans to every collector, each with a queue of its own: one that is away costs the others none.
+fn provider(config: &TelemetryConfig) -> anyhow::Result<SdkTracerProvider> {
+    let resource = Resource::builder_empty()
+        .with_attributes([
+            KeyValue::new("service.name", "skein"),
+            KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
+            KeyValue::new("service.instance.id", config.node.clone()),
+            KeyValue::new("cloud.region", config.region.clone()),
+        ])
+        .build();
+    // Sampling is decided where a request is met; whatever becomes a span is sent.
+    let mut provider = SdkTracerProvider::builder().with_sampler(Sampler::AlwaysOn).with_resource(resource);
+    for endpoint in &config.otlp {
+        provider = provider.with_span_processor(batches(endpoint)?);
+    }
+    Ok(provider.build())
+}
+
+fn batches(endpoint: &str) -> anyhow::Result<BatchSpanProcessor> {
     let exporter = if endpoint.ends_with("/v1/traces") {
         let endpoint = endpoint.to_owned();
         // The HTTP client blocks and may neither be made nor used on a runtime's thread; the batch
@@ -113,23 +145,9 @@ fn exporter(endpoint: &str, config: &TelemetryConfig) -> anyhow::Result<SdkTrace
             "`otlp` is not a collector's address: {endpoint:?}; write for example \"http://127.0.0.1:4317\""
         )
     })?;
-    let resource = Resource::builder_empty()
-        .with_attributes([
-            KeyValue::new("service.name", "skein"),
-            KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
-            KeyValue::new("service.instance.id", config.node.clone()),
-            KeyValue::new("cloud.region", config.region.clone()),
-        ])
-        .build();
     let batches =
         BatchConfigBuilder::default().with_scheduled_delay(BATCH).with_max_queue_size(QUEUE).build();
-    let processor = BatchSpanProcessor::builder(exporter).with_batch_config(batches).build();
-    // Sampling is decided where a request is met; whatever becomes a span is sent.
-    Ok(SdkTracerProvider::builder()
-        .with_sampler(Sampler::AlwaysOn)
-        .with_resource(resource)
-        .with_span_processor(processor)
-        .build())
+    Ok(BatchSpanProcessor::builder(exporter).with_batch_config(batches).build())
 }
 
 impl Telemetry {

@@ -9,7 +9,7 @@ fn config(log: &str) -> TelemetryConfig {
         log_format: LogFormat::Text,
         node: "iad-1".into(),
         region: "iad".into(),
-        otlp: None,
+        otlp: Vec::new(),
     }
 }
 
@@ -21,13 +21,24 @@ fn a_wrong_filter_is_an_error_that_shows_it() {
 
 #[tokio::test]
 async fn a_wrong_address_of_a_collector_is_an_error_that_shows_it() {
-    let error = exporter("not an address", &config("info")).unwrap_err();
+    let config = TelemetryConfig { otlp: vec!["not an address".into()], ..config("info") };
+    let error = provider(&config).unwrap_err();
     assert!(format!("{error:#}").contains("not an address"), "{error:#}");
 }
 
-/// Makes two spans, one for export and one not, through an exporter to `endpoint`.
-async fn export(endpoint: String) {
-    let provider = exporter(&endpoint, &config("info")).unwrap();
+#[test]
+fn a_collector_is_named_by_a_url_that_spans_can_go_to() {
+    for good in ["http://127.0.0.1:4317", "http://collector:4318/v1/traces", "http://[::1]:4317"] {
+        assert_eq!(collector_url(good).unwrap(), good);
+    }
+    for bad in ["", "127.0.0.1:4317", "collector", "https://collector:4317", "grpc://a:1"] {
+        assert!(collector_url(bad).unwrap_err().contains("http://HOST:PORT"), "{bad}");
+    }
+}
+
+/// Makes two spans, one for export and one not, through exporters to `endpoints`.
+async fn export(endpoints: Vec<String>) {
+    let provider = provider(&TelemetryConfig { otlp: endpoints, ..config("info") }).unwrap();
     let subscriber = tracing_subscriber::registry().with(spans(&provider));
     tracing::subscriber::with_default(subscriber, || {
         let request = tracing::info_span!(
@@ -61,7 +72,7 @@ fn received(store: &Store) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn marked_spans_reach_a_collector_over_grpc() {
     let collector = Collector::start(StoreLimits::default()).await.unwrap();
-    export(collector.grpc_url()).await;
+    export(vec![collector.grpc_url()]).await;
     received(collector.store());
 }
 
@@ -69,6 +80,18 @@ async fn marked_spans_reach_a_collector_over_grpc() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn marked_spans_reach_a_collector_over_http() {
     let collector = Collector::start(StoreLimits::default()).await.unwrap();
-    export(format!("{}/v1/traces", collector.http_url())).await;
+    export(vec![format!("{}/v1/traces", collector.http_url())]).await;
     received(collector.store());
+}
+
+/// SPEC OBS-1: one collector more takes nothing from another.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_collector_gets_every_span() {
+    let [one, two] = [
+        Collector::start(StoreLimits::default()).await.unwrap(),
+        Collector::start(StoreLimits::default()).await.unwrap(),
+    ];
+    export(vec![one.grpc_url(), format!("{}/v1/traces", two.http_url())]).await;
+    received(one.store());
+    received(two.store());
 }

@@ -53,6 +53,8 @@ pub struct LaunchOptions {
     pub latency: Latency,
     /// Share of requests that are traced; `None`: all up to 50 a second and node, 1 % of the rest.
     pub trace_sample: Option<f64>,
+    /// Collectors to which spans go besides the testbed's own.
+    pub otlp: Vec<String>,
     /// What nodes log, as in `RUST_LOG`; their own default when absent.
     pub log: Option<String>,
 }
@@ -187,7 +189,7 @@ fn node_toml(
             Latency::None => "none",
         },
         exit_with_stdin: true,
-        otlp: Some(otlp.to_owned()),
+        otlp: std::iter::once(otlp.to_owned()).chain(options.otlp.iter().cloned()).collect(),
         trace_sample: options.trace_sample,
         adopt_grace_ms: 0,
         drain_ms: DRAIN_MS,

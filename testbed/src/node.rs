@@ -57,7 +57,7 @@ pub(crate) struct NodeToml {
     pub(crate) base_domain: String,
     pub(crate) latency: &'static str,
     pub(crate) exit_with_stdin: bool,
-    pub(crate) otlp: Option<String>,
+    pub(crate) otlp: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) trace_sample: Option<f64>,
     pub(crate) adopt_grace_ms: u64,

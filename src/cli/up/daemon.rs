@@ -90,6 +90,9 @@ pub(super) fn arguments(args: &UpArgs) -> anyhow::Result<Vec<OsString>> {
     if let Some(ratio) = args.trace_sample {
         option("--trace-sample", ratio.to_string().into());
     }
+    for url in &args.otlp {
+        option("--otlp", url.into());
+    }
     if let Some(config) = &args.config {
         let config = std::path::absolute(config).context("find the configuration")?;
         option("--config", config.into());

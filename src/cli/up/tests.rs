@@ -38,6 +38,7 @@ fn arguments_that_can_not_be_meant_are_refused_with_the_next_step() {
         &["--nodes", "3", "--regions", "iad"],
         &["--trace-sample", "2"],
         &["--latency", "some"],
+        &["--otlp", "a:4317"],
         &["--", "node", "server.js"],
     ] {
         assert!(parse(bad).is_err(), "{bad:?}");
@@ -65,6 +66,7 @@ fn the_daemon_gets_the_same_arguments() {
         &["--detach"][..],
         &["--detach", "--name", "ci", "--nodes", "5", "--latency", "none", "--trace-sample", "0.25"],
         &["--regions", "iad:2,lhr", "--isolation", "portable", "--no-demo"],
+        &["--otlp", "http://a:4317", "--otlp", "http://b:4318/v1/traces"],
         &["--config", "/a/fly.toml", "--detach", "--", "node", "--detach", "server.js"],
     ] {
         let args = parse(line).unwrap();

@@ -48,6 +48,7 @@ pub(crate) async fn launch(dir: &Path, program: &Path, regions: &str) -> Result<
         exe: program.to_owned(),
         latency: Latency::None,
         trace_sample: None,
+        otlp: Vec::new(),
         log: None,
     };
     Testbed::launch(&Home::new(dir.join("state")), options, Progress::new(|_| {})).await
