@@ -349,7 +349,7 @@ impl State {
         // A signal alone stops nothing that has no process; a stop that is under way does.
         if self.core.is_stopping() {
             let exit = skein_core::restart::Exit::Code(0);
-            drop(myself.cast(Message::Run(number, Fate::Ended(exit))));
+            drop(myself.cast(Message::Run(number, Fate::Ended(exit, String::new()))));
         }
     }
 
@@ -357,7 +357,7 @@ impl State {
         let input = match fate {
             Fate::Up => Input::Up(run),
             Fate::Refused(error) => Input::Refused(run, error),
-            Fate::Ended(exit) => Input::Ended(run, exit),
+            Fate::Ended(exit, wrote) => Input::Ended(run, exit, wrote),
             Fate::Lost(error) => {
                 tracing::warn!(machine = %self.stored.id, error, "a run was lost");
                 Input::Lost(run)

@@ -36,8 +36,8 @@ pub(crate) enum Fate {
     Up,
     /// It could not be started.
     Refused(String),
-    /// It ended, with all that came from it.
-    Ended(Exit),
+    /// It ended, with all that came from it; what it wrote last to its standard error.
+    Ended(Exit, String),
     /// Init ended without a word, or could not be started.
     Lost(String),
 }
@@ -223,7 +223,7 @@ async fn listen(
                 Ok(Some(FromInit::Started { .. })) => tell(Fate::Up),
                 Ok(Some(FromInit::Output(output, bytes))) => writer.write(output, &bytes),
                 Ok(Some(FromInit::Refused { text, .. })) => return Fate::Refused(text),
-                Ok(Some(FromInit::Exited(ended))) => return Fate::Ended(ended.into()),
+                Ok(Some(FromInit::Exited(ended))) => return Fate::Ended(ended.into(), writer.end()),
                 Ok(None) => break,
                 Err(error) => return Fate::Lost(format!("machine-init spoke nonsense: {error}")),
             }

@@ -157,10 +157,10 @@ impl Core {
                 }
             }
             // Nobody refuses what already runs: such a run is not to be trusted.
-            Input::Refused(run, _) if self.state == S::Started => self.ended(now, run, None, &mut out),
+            Input::Refused(run, _) if self.state == S::Started => self.ended(now, run, None, "", &mut out),
             Input::Refused(run, error) => self.refused(run, error, &mut out),
-            Input::Ended(run, exit) => self.ended(now, run, Some(exit), &mut out),
-            Input::Lost(run) => self.ended(now, run, None, &mut out),
+            Input::Ended(run, exit, wrote) => self.ended(now, run, Some(exit), &wrote, &mut out),
+            Input::Lost(run) => self.ended(now, run, None, "", &mut out),
         }
         Ok(out)
     }
@@ -411,14 +411,14 @@ impl Core {
         }
     }
 
-    fn ended(&mut self, now: Instant, run: u64, exit: Option<Exit>, out: &mut Vec<Effect>) {
+    fn ended(&mut self, now: Instant, run: u64, exit: Option<Exit>, wrote: &str, out: &mut Vec<Effect>) {
         if self.run != Some(run) {
             return;
         }
         self.run = None;
         let stopping = self.phase != Phase::Live;
         self.phase = Phase::Rest;
-        let event = |restarting: bool| Some(exit_event(exit, stopping, restarting));
+        let event = |restarting: bool| Some(exit_event(exit, wrote, stopping, restarting));
         if stopping {
             return self.rested_with(event(self.after == After::Start), out);
         }
@@ -430,7 +430,7 @@ impl Core {
         } else {
             restart::on_exit(now, &mut self.history, policy, max_retries, exit_or_failure)
         };
-        self.error = (!exit_or_failure.is_success()).then(|| describe(exit));
+        self.error = (!exit_or_failure.is_success()).then(|| describe(exit, wrote));
         match decision {
             Decision::Restart { after } => {
                 self.phase = Phase::Backoff(now + after);
@@ -439,9 +439,9 @@ impl Core {
             }
             Decision::Stay | Decision::GiveUp => {
                 if decision == Decision::GiveUp {
-                    let why =
-                        format!("{}; it was restarted {max_retries} times within 5 minutes", describe(exit));
-                    self.error = Some(why);
+                    let why = describe(exit, wrote);
+                    self.error =
+                        Some(format!("it was restarted {max_retries} times within 5 minutes; {why}"));
                 }
                 self.desired = Desired::Stopped;
                 self.go(S::Stopped, "exit", Source::Node, event(false), out);

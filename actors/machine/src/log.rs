@@ -14,6 +14,11 @@ pub const KEPT_LINES: usize = 1_000;
 /// The longest line; longer ones are cut into several.
 pub(crate) const MAX_LINE: usize = 8 << 10;
 
+/// Lines of standard error that tell why a process ended.
+const LAST_LINES: usize = 2;
+/// The most of them, in characters.
+const LAST_CHARS: usize = 300;
+
 /// A line that a Machine wrote.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogLine {
@@ -46,7 +51,7 @@ impl MachineLog {
 
     /// A writer for one run's streams.
     pub(crate) fn writer(&self) -> Writer<'_> {
-        Writer { log: self, partial: Default::default() }
+        Writer { log: self, partial: Default::default(), last: VecDeque::new() }
     }
 
     fn line(&self, output: Output, bytes: &[u8]) {
@@ -77,6 +82,8 @@ impl MachineLog {
 pub(crate) struct Writer<'a> {
     log: &'a MachineLog,
     partial: [Vec<u8>; 2],
+    /// The last lines of standard error that say something.
+    last: VecDeque<String>,
 }
 
 impl Writer<'_> {
@@ -90,6 +97,7 @@ impl Writer<'_> {
                     partial.extend_from_slice(&piece[..end]);
                     bytes = &bytes[end + 1..];
                     self.log.line(output, partial);
+                    note(&mut self.last, output, partial);
                     partial.clear();
                 }
                 None => {
@@ -97,6 +105,7 @@ impl Writer<'_> {
                     bytes = &bytes[piece.len()..];
                     if partial.len() == MAX_LINE {
                         self.log.line(output, partial);
+                        note(&mut self.last, output, partial);
                         partial.clear();
                     }
                 }
@@ -105,16 +114,56 @@ impl Writer<'_> {
     }
 }
 
-impl Drop for Writer<'_> {
+impl Writer<'_> {
+    /// The process is gone; what it wrote last to its standard error, as one line. May be empty.
+    pub(crate) fn end(mut self) -> String {
+        self.flush();
+        let mut said = String::new();
+        for line in self.last.iter().rev() {
+            let more = if said.is_empty() { line.clone() } else { format!("{line} / {said}") };
+            if more.chars().count() > LAST_CHARS {
+                if said.is_empty() {
+                    said = more.chars().take(LAST_CHARS - 1).chain(['…']).collect();
+                }
+                break;
+            }
+            said = more;
+        }
+        said
+    }
+
     /// Lines without an end are lines too once the process is gone.
-    fn drop(&mut self) {
+    fn flush(&mut self) {
         for output in [Output::Stdout, Output::Stderr] {
             let rest = std::mem::take(&mut self.partial[output as usize]);
             if !rest.is_empty() {
                 self.log.line(output, &rest);
+                note(&mut self.last, output, &rest);
             }
         }
     }
+}
+
+impl Drop for Writer<'_> {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+/// Keeps a line for [`Writer::end`]; control characters would act on a terminal that shows it.
+fn note(last: &mut VecDeque<String>, output: Output, line: &[u8]) {
+    if output == Output::Stdout {
+        return;
+    }
+    let line = String::from_utf8_lossy(line).replace(char::is_control, " ");
+    let line = line.trim();
+    if line.is_empty() {
+        return;
+    }
+    if last.len() == LAST_LINES {
+        last.pop_front();
+    }
+    last.push_back(line.to_owned());
 }
 
 #[cfg(test)]
@@ -142,6 +191,23 @@ mod tests {
         let lines = log.lines();
         assert_eq!(lines.len(), KEPT_LINES);
         assert_eq!((lines[0].line.as_str(), lines[0].stream.as_str()), ("0", "stderr"));
+    }
+
+    #[test]
+    fn what_was_written_last_to_standard_error_is_short_and_safe_to_show() {
+        let said = |bytes: &[u8]| {
+            let log = log();
+            let mut writer = log.writer();
+            writer.write(Output::Stderr, bytes);
+            writer.write(Output::Stdout, b"elsewhere\n");
+            writer.end()
+        };
+        assert_eq!(said(b""), "");
+        assert_eq!(said(b"one\n two \n\n\x1b[31mthree\r\n\n"), "two / [31mthree");
+        let long = [&b"first\n"[..], &[b'x'; LAST_CHARS * 2]].concat();
+        assert_eq!(said(&long), "x".repeat(LAST_CHARS - 1) + "…");
+        let fits = [&b"first\n"[..], &[b'x'; LAST_CHARS]].concat();
+        assert_eq!(said(&fits), "x".repeat(LAST_CHARS));
     }
 
     proptest! {

@@ -58,6 +58,26 @@ async fn what_follows_an_exit_is_the_restart_policys_to_say() {
     node.end().await;
 }
 
+/// The cause is where the failure is told, not only in a log.
+#[tokio::test]
+async fn a_process_that_ends_badly_leaves_its_last_words_in_the_error_and_the_event() {
+    let node = Node::new().await;
+    let script = "echo fine; echo 'Traceback:' >&2; printf 'Address in use' >&2; exit 1";
+    let made = node.script(script, json!({"restart": {"policy": "no"}})).await;
+    let stopped = node.reach(made.id, Stopped).await;
+    let why = "its process exited with code 1; it last wrote: Traceback: / Address in use";
+    assert_eq!(node.machines.last_error(made.id).as_deref(), Some(why));
+    assert_eq!(exit(&stopped)["error"], why);
+    let quiet = node.script("exit 1", json!({"restart": {"policy": "no"}})).await;
+    node.reach(quiet.id, Stopped).await;
+    let why = "its process exited with code 1; see its log";
+    assert_eq!(node.machines.last_error(quiet.id).as_deref(), Some(why));
+    let well = node.script("echo bye >&2", json!({"restart": {"policy": "no"}})).await;
+    assert_eq!(exit(&node.reach(well.id, Stopped).await)["error"], "");
+    assert_eq!(node.machines.last_error(well.id), None);
+    node.end().await;
+}
+
 #[tokio::test]
 async fn a_command_that_does_not_exist_fails_at_once_and_says_what_to_do() {
     let node = Node::new().await;

@@ -57,8 +57,8 @@ pub enum Input {
     Up(u64),
     /// Its process could not be started, and trying again would not help.
     Refused(u64, String),
-    /// Its process ended; all its descendants are gone.
-    Ended(u64, Exit),
+    /// Its process ended; all its descendants are gone. With what it wrote last, if anything.
+    Ended(u64, Exit, String),
     /// Its init ended without a word.
     Lost(u64),
     /// Nothing is in flight at it.

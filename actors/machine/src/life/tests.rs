@@ -47,7 +47,7 @@ impl World {
     }
 
     fn feed(&mut self, input: Input) -> Result<(), Refusal> {
-        if let Input::Ended(run, _) | Input::Lost(run) | Input::Refused(run, _) = &input
+        if let Input::Ended(run, _, _) | Input::Lost(run) | Input::Refused(run, _) = &input
             && self.run.is_some_and(|(current, _)| current == *run)
         {
             self.run = None;
@@ -100,7 +100,7 @@ fn a_stop_drains_then_signals_then_terminates_then_kills() {
     assert_eq!(world.signals, [libc::SIGQUIT, SIGTERM]);
     assert_eq!(world.tick_at_deadline(), TERM_WAIT);
     assert_eq!(world.run, Some((1, true)));
-    world.feed(Input::Ended(1, Exit::Signal(9))).unwrap();
+    world.feed(Input::Ended(1, Exit::Signal(9), String::new())).unwrap();
     assert_eq!((world.core.state(), world.core.desired()), (S::Stopped, Desired::Stopped));
 }
 
@@ -110,7 +110,7 @@ fn an_idle_machine_is_signalled_without_waiting_for_the_drain() {
     world.feed(Input::Stop(StopHow::default())).unwrap();
     world.feed(Input::Idle(1)).unwrap();
     assert_eq!(world.signals, [libc::SIGINT]);
-    world.feed(Input::Ended(1, Exit::Code(0))).unwrap();
+    world.feed(Input::Ended(1, Exit::Code(0), String::new())).unwrap();
     assert_eq!(world.core.state(), S::Stopped);
 }
 
@@ -123,7 +123,7 @@ fn force_leaves_out_drain_and_signals_even_in_the_middle_of_a_stop() {
     world.feed(Input::Stop(StopHow::default())).unwrap();
     world.feed(Input::Destroy { force: true }).unwrap();
     assert_eq!((world.run, world.core.state()), (Some((1, true)), S::Destroying));
-    world.feed(Input::Ended(1, Exit::Signal(9))).unwrap();
+    world.feed(Input::Ended(1, Exit::Signal(9), String::new())).unwrap();
     assert!(world.forgotten);
 }
 
@@ -132,18 +132,18 @@ fn force_leaves_out_drain_and_signals_even_in_the_middle_of_a_stop() {
 fn a_crash_is_restarted_after_a_wait_until_it_happened_too_often() {
     let mut world = World::started(r#"{"restart":{"policy":"on-failure","max_retries":2}}"#);
     for run in 1..=2 {
-        world.feed(Input::Ended(run, Exit::Code(1))).unwrap();
+        world.feed(Input::Ended(run, Exit::Code(1), String::new())).unwrap();
         assert_eq!(world.core.state(), S::Restarting);
         assert!(world.core.deadline().is_some());
         world.tick_at_deadline();
         world.feed(Input::Up(run + 1)).unwrap();
     }
-    world.feed(Input::Ended(3, Exit::Code(1))).unwrap();
+    world.feed(Input::Ended(3, Exit::Code(1), String::new())).unwrap();
     assert_eq!((world.core.state(), world.core.desired()), (S::Stopped, Desired::Stopped));
     assert!(world.core.error().unwrap().contains("restarted 2 times"), "{:?}", world.core.error());
     // A start by hand begins anew.
     world.feed(Input::Start(Source::User)).unwrap();
-    world.feed(Input::Ended(4, Exit::Code(1))).unwrap();
+    world.feed(Input::Ended(4, Exit::Code(1), String::new())).unwrap();
     assert_eq!(world.core.state(), S::Restarting);
 }
 
@@ -156,7 +156,7 @@ fn a_machine_that_can_not_be_launched_fails_and_is_not_tried_again() {
     assert!(world.core.deadline().is_none());
     let mut world = World::started("{}");
     world.feed(Input::Restart(StopHow { force: true, ..StopHow::default() })).unwrap();
-    world.feed(Input::Ended(1, Exit::Signal(9))).unwrap();
+    world.feed(Input::Ended(1, Exit::Signal(9), String::new())).unwrap();
     world.feed(Input::Refused(2, "gone".into())).unwrap();
     assert_eq!(world.core.state(), S::Failed);
 }
@@ -166,12 +166,12 @@ fn closing_stops_without_forgetting_what_was_meant() {
     let mut world = World::started("{}");
     world.feed(Input::Close).unwrap();
     world.feed(Input::Idle(1)).unwrap();
-    world.feed(Input::Ended(1, Exit::Signal(2))).unwrap();
+    world.feed(Input::Ended(1, Exit::Signal(2), String::new())).unwrap();
     assert_eq!((world.core.state(), world.core.desired()), (S::Stopped, Desired::Started));
     assert!(world.feed(Input::Start(Source::User)).is_err());
     // A crash that was about to be followed by a restart is not.
     let mut world = World::started("{}");
-    world.feed(Input::Ended(1, Exit::Code(1))).unwrap();
+    world.feed(Input::Ended(1, Exit::Code(1), String::new())).unwrap();
     world.feed(Input::Close).unwrap();
     assert_eq!((world.core.state(), world.core.desired()), (S::Stopped, Desired::Started));
     assert!(world.core.is_at_rest());
@@ -180,7 +180,7 @@ fn closing_stops_without_forgetting_what_was_meant() {
 #[test]
 fn a_machine_that_destroys_itself_is_gone_after_its_exit() {
     let mut world = World::started(r#"{"auto_destroy":true}"#);
-    world.feed(Input::Ended(1, Exit::Code(1))).unwrap();
+    world.feed(Input::Ended(1, Exit::Code(1), String::new())).unwrap();
     assert!(world.forgotten);
     assert_eq!(world.core.state(), S::Destroyed);
 }
@@ -189,9 +189,10 @@ fn a_machine_that_destroys_itself_is_gone_after_its_exit() {
 fn words_from_a_run_that_is_over_change_nothing() {
     let mut world = World::started("{}");
     world.feed(Input::Restart(StopHow { force: true, ..StopHow::default() })).unwrap();
-    world.feed(Input::Ended(1, Exit::Signal(9))).unwrap();
+    world.feed(Input::Ended(1, Exit::Signal(9), String::new())).unwrap();
     assert_eq!(world.core.state(), S::Starting);
-    for stale in [Input::Up(1), Input::Ended(1, Exit::Code(0)), Input::Lost(1), Input::Idle(1)] {
+    for stale in [Input::Up(1), Input::Ended(1, Exit::Code(0), String::new()), Input::Lost(1), Input::Idle(1)]
+    {
         world.feed(stale).unwrap();
         assert_eq!(world.core.state(), S::Starting);
     }
@@ -247,7 +248,7 @@ fn apply(world: &mut World, step: Step) {
             return;
         }
         Step::Up => Input::Up(run),
-        Step::Ends(code) => Input::Ended(run, Exit::Code(code)),
+        Step::Ends(code) => Input::Ended(run, Exit::Code(code), String::new()),
         Step::Lost => Input::Lost(run),
         Step::Refused => Input::Refused(run, "no".into()),
         Step::Idle => Input::Idle(run),
@@ -269,7 +270,7 @@ fn apply(world: &mut World, step: Step) {
 fn must_come_to_rest(world: &mut World) {
     for _ in 0..20 {
         match (world.run, world.core.deadline()) {
-            (Some((run, true)), _) => world.feed(Input::Ended(run, Exit::Signal(9))).unwrap(),
+            (Some((run, true)), _) => world.feed(Input::Ended(run, Exit::Signal(9), String::new())).unwrap(),
             (_, Some(_)) => drop(world.tick_at_deadline()),
             (None, None) => return,
             (Some(_), None) => panic!("stuck in {:?}", world.core),
