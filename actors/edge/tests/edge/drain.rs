@@ -65,7 +65,7 @@ async fn slow(world: &World, at: SocketAddr) -> JoinSet<Result<Got, hyper::Error
 
 #[tokio::test]
 async fn http_11_a_draining_edge_answers_all_by_other_nodes_and_closes_after_each_response() {
-    let (world, servers, gate) = world(&["iad", "lhr"]).await;
+    let (world, _servers, gate) = world(&["iad", "lhr"]).await;
     let at = world.shared(0, 80).await;
     let edge = &world.nodes[0].edge;
     let got = get(at, "/").await;
