@@ -1,6 +1,7 @@
 //! Apps and Machines from the command line (DESIGN section 8, `COMPAT` 3).
 
 use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::json;
 
@@ -161,4 +162,47 @@ fn a_drained_node_leaves_routing_and_a_restart_clears_the_drain() {
     assert!(crate::support::process::alive(cluster.pid("lhr-1")), "drain leaves the process running");
     cluster.skein(&["node", "restart", "lhr-1"]).ok();
     eventually("it is used again", SOON, || if region() == "lhr" { Ok(()) } else { Err("not yet") });
+}
+
+/// SPEC HTTP-11: clients that stay with the node's own edge lose nothing.
+#[test]
+fn a_node_is_drained_and_undrained_under_load_without_a_failed_request() {
+    let cluster = Cluster::up(&["--regions", "iad,lhr"]);
+    let edge = cluster.endpoint("hello", "lhr-1");
+    let get = || Request::get(edge, "/").reply();
+    assert_eq!(get().field("region"), "lhr");
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let stop = Stop(&done);
+        let load = || {
+            let mut statuses = Vec::new();
+            while !done.load(Ordering::Relaxed) {
+                statuses.push(get().status);
+            }
+            statuses
+        };
+        let clients: Vec<_> = (0..4).map(|_| scope.spawn(load)).collect();
+        cluster.api("POST", "/skein/v1/nodes/lhr-1/drain").ok();
+        let drained = get();
+        assert_eq!((drained.status, drained.field("region").as_str()), (200, "iad"));
+        cluster.api("POST", "/skein/v1/nodes/lhr-1/undrain").ok();
+        eventually("its Machines are used again", SOON, || match get().field("region").as_str() {
+            "lhr" => Ok(()),
+            other => Err(other.to_owned()),
+        });
+        drop(stop);
+        for client in clients {
+            let statuses = client.join().unwrap();
+            assert!(!statuses.is_empty() && statuses.iter().all(|status| *status == 200), "{statuses:?}");
+        }
+    });
+}
+
+/// Ends the load, also when the test fails.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
