@@ -305,7 +305,7 @@ fn bind_api(wanted: SocketAddr, last: u16) -> anyhow::Result<TcpListener> {
     }
     bind(wanted).with_context(|| {
         format!(
-            "the API can't listen on {wanted}; is the port in use? Set `api_bind` to another, or to port 0"
+            "the API can't listen on {wanted}; is the port in use? Set `api_bind` (`--api`) to another, or to port 0"
         )
     })
 }
@@ -320,7 +320,7 @@ fn bind_backhaul(wanted: SocketAddr, last: u16) -> anyhow::Result<UdpSocket> {
     }
     UdpSocket::bind(wanted).with_context(|| {
         format!(
-            "the backhaul can't listen on {wanted}; is the port in use? Set `backhaul_bind` to another, or to port 0"
+            "the backhaul can't listen on {wanted}; is the port in use? Set `backhaul_bind` (`--backhaul`) to another, or to port 0"
         )
     })
 }
