@@ -35,7 +35,7 @@ const steps = {
 			states.push((await Machine.getMachine({ app_name, machine_id })).state)
 		}
 		const [first, second] = made.map(machine => machine.id)
-		const lease = await Machine.acquireLease({ app_name, machine_id: second, ttl: 1 })
+		const lease = await Machine.acquireLease({ app_name, machine_id: second, ttl: 3 })
 		const held = await Machine.getLease({ app_name, machine_id: second })
 		const events = await Machine.listEvents({ app_name, machine_id: first })
 		fs.writeFileSync('state.json', JSON.stringify({ first, second }))
@@ -66,6 +66,9 @@ const steps = {
 		return { states }
 	},
 	async destroy() {
+		// fly-admin shows no nonce, so a lease keeps it out, too, until it ends.
+		const held = () => Machine.getLease({ app_name, machine_id: load().second }).then(() => true, () => false)
+		while (await held()) await new Promise(resolve => setTimeout(resolve, 100))
 		for (const machine_id of Object.values(load())) {
 			await Machine.deleteMachine({ app_name, machine_id, force: true })
 		}
