@@ -31,7 +31,7 @@ impl Target {
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
     /// The API refused; the text is its own.
-    #[error("{error}{}", hint(*.status))]
+    #[error("{error}{}", hint(*.status, .error))]
     Refused {
         /// The HTTP status.
         status: u16,
@@ -60,14 +60,28 @@ pub enum CallError {
     },
 }
 
-fn hint(status: u16) -> &'static str {
+fn hint(status: u16, error: &str) -> &'static str {
     match status {
+        // A testbed knows one token and not whether another is good for something else.
+        401 if error.contains("the operator's token") => "",
         401 => "; the token is wrong or was revoked: see `skein tokens create`, or SKEIN_API_TOKEN",
         _ => "",
     }
 }
 
 impl CallError {
+    /// The same, with the name of the app that is not there.
+    #[must_use]
+    pub fn about(self, app: &str) -> Self {
+        match self {
+            Self::Refused { status: 404, error, code } if error == "app not found" => {
+                let error = format!("there is no app {app}; `skein apps list` shows them");
+                Self::Refused { status: 404, error, code }
+            }
+            other => other,
+        }
+    }
+
     /// The status of a refusal.
     pub fn status(&self) -> Option<u16> {
         match self {
@@ -167,7 +181,14 @@ impl Client {
         let response = request.send().await.map_err(unreachable)?;
         let status = response.status();
         let bytes = response.bytes().await.map_err(unreachable)?;
-        if status.is_success() { Ok(bytes) } else { Err(refused(status.as_u16(), &bytes)) }
+        if status.is_success() {
+            return Ok(bytes);
+        }
+        let refused = refused(status.as_u16(), &bytes);
+        Err(match path.strip_prefix("/v1/apps/").and_then(|rest| rest.split(['/', '?']).next()) {
+            Some(app) => refused.about(app),
+            None => refused,
+        })
     }
 
     /// Returns when every live node has seen all that went before.
@@ -230,6 +251,16 @@ mod tests {
         assert_eq!(strange.to_string(), "the API answered 500");
         let token = refused(401, br#"{"error":"Authenticate: token validation error"}"#);
         assert!(token.to_string().contains("SKEIN_API_TOKEN"), "{token}");
+        let operators = refused(401, br#"{"error":"this needs the operator's token: it is elsewhere"}"#);
+        assert_eq!(operators.to_string(), "this needs the operator's token: it is elsewhere");
+    }
+
+    #[test]
+    fn an_app_that_is_not_there_is_named() {
+        let said = |body: &[u8]| refused(404, body).about("shop").to_string();
+        let app = said(br#"{"error":"app not found"}"#);
+        assert!(app.contains("no app shop") && app.contains("skein apps list"), "{app}");
+        assert_eq!(said(br#"{"error":"machine not found"}"#), "machine not found");
     }
 
     #[tokio::test]

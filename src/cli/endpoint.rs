@@ -5,7 +5,7 @@ use clap::{Args, ValueEnum};
 use skein_core::api::{EndpointJson, EndpointRequest};
 use skein_core::{AppName, NodeName};
 
-use super::client::Client;
+use super::client::{CallError, Client};
 use super::ctx::Ctx;
 use super::out::{self, Table};
 
@@ -72,6 +72,7 @@ pub(crate) async fn endpoints(
     client: &Client,
     request: &EndpointRequest,
 ) -> anyhow::Result<Vec<EndpointJson>> {
-    let called = client.post("/skein/v1/endpoints", request).await;
+    let called: Result<_, CallError> = client.post("/skein/v1/endpoints", request).await;
+    let called = called.map_err(|error| error.about(request.app.as_str()));
     called.with_context(|| format!("find where {} answers", request.app))
 }
