@@ -114,7 +114,10 @@ fn names_and_ids_that_do_not_exist_are_refused_by_name() {
     let cluster = Cluster::up(&["--regions", "iad"]);
     for (args, word) in [
         (vec!["endpoint", "nobody", "--json"], "nobody"),
-        (vec!["endpoint", "hello", "--node", "mars-1", "--json"], "mars-1"),
+        (vec!["endpoint", "nobody"], "skein apps list"),
+        (vec!["status", "-a", "nobody"], "no app nobody"),
+        (vec!["endpoint", "hello", "--node", "mars-1", "--json"], "\"mars-1\"; the nodes are iad-1"),
+        (vec!["node", "drain", "mars-1"], "\"mars-1\"; the nodes are iad-1"),
         (vec!["machines", "stop", "00000000000000"], "00000000000000"),
         (vec!["machine", "run", "-a", "hello", "--region", "zzz", "--", "true"], "zzz"),
         (vec!["node", "restart", "mars-1"], "mars-1"),
@@ -200,6 +203,7 @@ fn a_port_in_use_is_named() {
     command.args(["node", "run", "--config"]).arg(joiner(cluster.home.path(), "lhr-1", &address, &token));
     let said = run(&mut command, SOON).refused();
     assert!(said.contains(&address), "{said}");
+    assert!(said.contains("api_bind") && said.contains("--api"), "{said}");
 }
 
 #[test]

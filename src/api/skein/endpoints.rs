@@ -110,7 +110,8 @@ fn nodes(state: &ApiState, request: &EndpointRequest) -> Result<Vec<(NodeNumber,
     let named = |number: NodeNumber| Some((number, snapshot.nodes.get(&number)?.record.name.clone()));
     if let Some(wanted) = &request.node {
         let found = snapshot.nodes.values().find(|node| node.record.name == *wanted);
-        let found = found.ok_or_else(|| ApiError::not_found(&format!("node {wanted}")))?;
+        let known = || snapshot.nodes.values().map(|node| &node.record.name);
+        let found = found.ok_or_else(|| super::no_node(wanted.as_str(), known()))?;
         return Ok(named(found.record.number).into_iter().collect());
     }
     if let Some(from) = &request.from {

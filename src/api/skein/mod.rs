@@ -6,9 +6,12 @@ mod nodes;
 mod view;
 
 use axum::Router;
+use axum::http::StatusCode;
 use axum::routing::{delete, get, post};
+use skein_core::NodeName;
 
 use super::ApiState;
+use super::error::ApiError;
 
 /// Routes below `/skein/v1`.
 pub(super) fn router() -> Router<ApiState> {
@@ -25,6 +28,16 @@ pub(super) fn router() -> Router<ApiState> {
         .route("/nodes/{name}/drain", post(nodes::drain))
         .route("/nodes/{name}/undrain", post(nodes::undrain))
         .route("/links", get(nodes::links).put(nodes::set_links))
+}
+
+/// 404 for a node that nobody knows, with those that are known.
+fn no_node<'a>(wanted: &str, known: impl Iterator<Item = &'a NodeName>) -> ApiError {
+    let known: Vec<&str> = known.map(NodeName::as_str).collect();
+    let wanted: String = wanted.chars().take(80).collect();
+    ApiError::new(
+        StatusCode::NOT_FOUND,
+        format!("there is no node {wanted:?}; the nodes are {}", known.join(", ")),
+    )
 }
 
 /// `/metrics`, beside the two.

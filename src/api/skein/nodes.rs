@@ -25,7 +25,8 @@ const SEEN: Duration = Duration::from_secs(10);
 fn number(state: &ApiState, name: &str) -> Result<NodeNumber, ApiError> {
     let facts = state.facts();
     let found = facts.nodes().find(|node| node.name.as_str() == name);
-    found.map(|node| node.number).ok_or_else(|| ApiError::not_found(&format!("node {name}")))
+    let number = found.map(|node| node.number);
+    number.ok_or_else(|| super::no_node(name, facts.nodes().map(|node| &node.name)))
 }
 
 /// Answers once the other nodes send nothing more to the node and it has nothing in flight; its
