@@ -169,3 +169,11 @@ async fn jobs_of_the_disk_keep_their_order_and_a_durable_one_takes_the_soft_ones
     assert!(matches!(disk.meta::<u32>("value"), Err(DiskError::Closed)));
     assert_eq!(Disk::open(&path).unwrap().meta::<u32>("value").unwrap(), Some(199));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_node_in_one_directory_is_told_of_the_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let _first = alone(dir.path()).await;
+    let error = Registry::open(config(dir.path(), 1), Arc::new(Nobody)).await.err().unwrap().to_string();
+    assert!(error.contains("another node runs in this data directory"), "{error}");
+}
