@@ -102,6 +102,12 @@ impl Ctx {
         if self.cluster.is_none()
             && let Some(url) = &self.environment.url
         {
+            let uri = url.trim().parse::<http::Uri>().ok();
+            let usable =
+                |uri: &http::Uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some();
+            if !uri.as_ref().is_some_and(usable) {
+                bail!("SKEIN_API_URL is no URL: {url:?}; write for example http://127.0.0.1:4280");
+            }
             let token = self.environment.token.as_deref();
             let token = token.with_context(|| format!("set SKEIN_API_TOKEN to a token for {url}"))?;
             return Ok(Target::new(url, token));
@@ -194,6 +200,11 @@ mod tests {
         assert_eq!(ctx(&fly, None).target().unwrap(), Target::new("http://f:1", "ft"));
         let error = ctx(&[("SKEIN_API_URL", "http://s:1")], None).target().unwrap_err().to_string();
         assert!(error.contains("SKEIN_API_TOKEN"), "{error}");
+        for wrong in ["notaurl", "127.0.0.1:4280", "ftp://s:1", "http://"] {
+            let pairs = [("SKEIN_API_URL", wrong), ("SKEIN_API_TOKEN", "t")];
+            let error = ctx(&pairs, None).target().unwrap_err().to_string();
+            assert!(error.contains("no URL") && error.contains(wrong), "{error}");
+        }
     }
 
     #[test]
