@@ -61,8 +61,13 @@ struct InjectArgs {
     #[arg(long, value_name = "TIME")]
     jitter: Option<String>,
     /// Heals by itself after this time, for example 10s
-    #[arg(long = "for", value_name = "TIME", value_parser = skein_chaos::duration)]
+    #[arg(long = "for", value_name = "TIME", value_parser = heal_after)]
     heal_after: Option<std::time::Duration>,
+}
+
+fn heal_after(text: &str) -> Result<std::time::Duration, String> {
+    let time = skein_chaos::duration(text)?;
+    if time.as_millis() == 0 { Err("it would heal at once: write 1ms or more".to_owned()) } else { Ok(time) }
 }
 
 impl InjectArgs {
@@ -184,6 +189,7 @@ mod tests {
         let error = |line: &str| inject(line).unwrap_err().to_string();
         assert!(error("chaos inject explode iad-1").contains("kill NODE"));
         assert!(error("chaos inject pause nrt-1 --for soon").contains("1.5s"));
+        assert!(error("chaos inject pause nrt-1 --for 0s").contains("1ms or more"));
         assert!(error("chaos inject restart nrt-1 --for 10s").contains("--for"));
     }
 }

@@ -28,7 +28,7 @@ pub(crate) enum NodeCommand {
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
         uses: u32,
         /// How long it is valid, for example 30m
-        #[arg(long, default_value = "1h")]
+        #[arg(long, default_value = "1h", value_parser = ttl)]
         ttl: GoDuration,
     },
     /// Gives a node nothing new and waits until what it has is done; its process stays
@@ -46,6 +46,11 @@ pub(crate) enum NodeCommand {
         /// The node
         name: NodeName,
     },
+}
+
+fn ttl(text: &str) -> Result<GoDuration, String> {
+    let time: GoDuration = text.parse().map_err(|error| format!("{error}"))?;
+    if time.0.as_secs() == 0 { Err("it would never be valid: write 1s or more".to_owned()) } else { Ok(time) }
 }
 
 /// How a node runs: by a file, or by these.
@@ -118,7 +123,7 @@ pub(crate) async fn run(command: NodeCommand, ctx: &Ctx) -> anyhow::Result<()> {
             if ctx.json { out::json(&nodes) } else { status::nodes_table(&nodes).print() }
         }
         NodeCommand::Token { uses, ttl } => {
-            let body = CreateJoinToken { uses, ttl_seconds: ttl.0.as_secs().max(1) };
+            let body = CreateJoinToken { uses, ttl_seconds: ttl.0.as_secs() };
             let made: JoinTokenJson = client.post("/skein/v1/join_tokens", &body).await?;
             if ctx.json {
                 return out::json(&made);
@@ -192,6 +197,14 @@ mod tests {
             assert!(!missing.contains("--config"), "{line}: {error}");
         }
         assert!(parse("run --region lhr --bootstrap").unwrap_err().contains("--name"));
+    }
+
+    #[test]
+    fn a_token_is_valid_for_a_while() {
+        assert_eq!(ttl("30m").unwrap().0.as_secs(), 1800);
+        assert!(ttl("0s").unwrap_err().contains("1s or more"));
+        assert!(ttl("999ms").is_err());
+        assert!(ttl("soon").is_err());
     }
 
     #[test]
