@@ -41,7 +41,7 @@ fn every_documented_line_is_understood() {
         "apps create shop -o personal --network blue",
         "apps list --json",
         "apps destroy shop",
-        "orgs create Shop",
+        "orgs create shop",
         "orgs list",
         "tokens create -o personal --read-only",
         "tokens list",
