@@ -212,3 +212,42 @@ impl Drop for Passage {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_waits_for_all_that_came_before_it_in_whatever_era_and_for_nothing_later() {
+        let gate = Gate::default();
+        let first = gate.enter();
+        let mut one = pin!(gate.drain(PATIENCE));
+        assert!(once(one.as_mut()).await.is_none());
+        let second = gate.enter();
+        assert!(first.is_last() && second.is_last());
+        let mut two = pin!(gate.drain(PATIENCE));
+        assert!(once(two.as_mut()).await.is_none());
+        gate.reopen();
+        let third = gate.enter();
+        assert!(!third.is_last() && second.is_last());
+        assert_eq!(gate.open(), 3);
+        drop(first);
+        assert_eq!(one.await, 0);
+        assert!(once(two.as_mut()).await.is_none(), "the second one is open still");
+        drop(second);
+        assert_eq!((two.await, gate.open()), (0, 1));
+        assert_eq!(gate.drain(PATIENCE).await, 1);
+        assert!(third.era().quiet.is_cancelled() && third.era().forced.is_cancelled());
+    }
+
+    /// Polls once.
+    async fn once<T>(future: std::pin::Pin<&mut impl Future<Output = T>>) -> Option<T> {
+        tokio::select! {
+            biased;
+            done = future => Some(done),
+            () = std::future::ready(()) => None,
+        }
+    }
+}
