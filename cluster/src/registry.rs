@@ -332,9 +332,9 @@ fn removed(state: &State, node: NodeNumber) -> bool {
 
 fn open_file(path: PathBuf, node: NodeNumber) -> Result<(Arc<Disk>, Machine), RegistryError> {
     let failed = |reason: String| RegistryError::Open { path: path.clone(), reason };
-    let disk = Disk::open(&path).map_err(|error| match error {
-        redb::Error::DatabaseAlreadyOpen => failed("another node runs in this data directory".into()),
-        other => failed(other.to_string()),
+    let disk = Disk::open(&path).map_err(|error| {
+        let taken = matches!(error, redb::Error::DatabaseAlreadyOpen);
+        failed(if taken { "another node runs in this data directory".into() } else { error.to_string() })
     });
     let disk = Arc::new(disk?);
     let owner: Option<u32> = disk.meta(OWNER).map_err(|error| failed(error.to_string()))?;

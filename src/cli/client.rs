@@ -72,14 +72,13 @@ fn hint(status: u16, error: &str) -> &'static str {
 impl CallError {
     /// The same, with the name of the app that is not there.
     #[must_use]
-    pub fn about(self, app: &str) -> Self {
-        match self {
-            Self::Refused { status: 404, error, code } if error == "app not found" => {
-                let error = format!("there is no app {app}; `skein apps list` shows them");
-                Self::Refused { status: 404, error, code }
-            }
-            other => other,
+    pub fn about(mut self, app: &str) -> Self {
+        if let Self::Refused { status: 404, error, .. } = &mut self
+            && error == "app not found"
+        {
+            *error = format!("there is no app {app}; `skein apps list` shows them");
         }
+        self
     }
 
     /// The status of a refusal.
