@@ -123,3 +123,17 @@ fn no_instruction_leaks(reply: &Reply) {
     let leaked: Vec<_> = reply.headers.iter().filter(|(name, _)| name.starts_with("fly-replay")).collect();
     assert!(leaked.is_empty(), "{leaked:?}");
 }
+
+/// SPEC OBS-1: `--otlp` names one more collector; here it is that of another testbed.
+#[test]
+fn traces_go_to_a_collector_of_the_users_own_as_well() {
+    let theirs = Cluster::up(&["--regions", "iad", "--no-demo"]);
+    let url = text(&theirs.json["otlp"]["grpc"]);
+    let cluster = Cluster::up(&["--regions", "iad", "--trace-sample", "1", "--otlp", &url]);
+    let reply = cluster.get("hello", "iad-1", "/");
+    let request = reply.header("fly-request-id").unwrap();
+    for collector in [&cluster, &theirs] {
+        let trace = collector.json_of(&["trace", request, "--json"]);
+        assert!(!trace["spans"].as_array().unwrap().is_empty(), "{trace}");
+    }
+}
