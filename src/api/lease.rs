@@ -44,7 +44,8 @@ pub(crate) struct LeaseBook(BTreeMap<MachineId, Lease>);
 impl LeaseBook {
     /// The lease of a Machine that has not expired.
     pub(crate) fn get(&mut self, machine: MachineId, now: u64) -> Option<&Lease> {
-        self.0.retain(|_, lease| lease.expires_at > now);
+        // Whole seconds: to the end of the last one, else a lease of one second could be none.
+        self.0.retain(|_, lease| lease.expires_at >= now);
         self.0.get(&machine)
     }
 
@@ -118,8 +119,9 @@ mod tests {
         assert_eq!(book.release(machine, Some("a"), 121), Ok(()));
         assert_eq!(book.release(machine, Some("a"), 121), Err(LeaseError::None));
         book.take(machine, None, 30, 200, || lease("c")).unwrap();
-        assert_eq!(book.allows(machine, None, 230), Ok(()), "it has expired");
-        assert!(book.get(machine, 230).is_none());
+        assert!(book.get(machine, 230).is_some(), "to the end of its last second");
+        assert_eq!(book.allows(machine, None, 231), Ok(()), "it has expired");
+        assert!(book.get(machine, 231).is_none());
     }
 
     #[test]

@@ -64,7 +64,6 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
     let backhaul_socket = bind_backhaul(config.backhaul_bind, ports.backhaul)?;
     let backhaul_addr = backhaul_socket.local_addr()?;
     let ports = Ports { api: api_listener.local_addr()?.port(), backhaul: backhaul_addr.port() };
-    files::write(&ports_file, &ports)?;
 
     let found::Found { identity, founding, fresh } = found::identity(&config, backhaul_addr).await?;
     let identity = Arc::new(identity);
@@ -100,6 +99,8 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
     .await
     .context("open the registry")?;
 
+    // Only now: a second node on this directory was refused before it could change anything.
+    files::write(&ports_file, &ports)?;
     let generation = next_generation(&data_dir.join("generation.json"))?;
     let cluster =
         ulid::Ulid::from_bytes(identity.authority_sha256().first_chunk().copied().unwrap_or_default());
