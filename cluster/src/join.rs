@@ -93,6 +93,8 @@ struct Retries {
     longest: Duration,
     /// All rounds but the first end within this time of the first one's start.
     within: Duration,
+    /// How long one member may take: its registry must agree.
+    patience: Duration,
 }
 
 impl Default for Retries {
@@ -102,6 +104,7 @@ impl Default for Retries {
             first: Duration::from_millis(250),
             longest: Duration::from_secs(4),
             within: Duration::from_secs(60),
+            patience: PATIENCE,
         }
     }
 }
@@ -140,7 +143,7 @@ async fn ask_until_decided(
     let deadline = clock::now() + retries.within;
     let mut entropy = Entropy::default();
     let mut longest = retries.first;
-    let mut decided = ask_seeds(token, request).await;
+    let mut decided = ask_seeds(token, request, retries.patience).await;
     while let Err(JoinError::Undecided(reason)) = &decided {
         // Nodes that join together must not ask together for ever.
         let pause = longest.mul_f64(0.5 + entropy.fraction() / 2.0);
@@ -148,7 +151,7 @@ async fn ask_until_decided(
         tracing::warn!(reason, again_in = ?pause, "the join is not decided yet");
         let again = async {
             tokio::time::sleep(pause).await;
-            ask_seeds(token, request).await
+            ask_seeds(token, request, retries.patience).await
         };
         match tokio::time::timeout_at(deadline.into(), again).await {
             Ok(answer) => decided = answer,
@@ -158,17 +161,22 @@ async fn ask_until_decided(
     decided
 }
 
-async fn ask_seeds(token: &JoinTokenText, request: &JoinRequest) -> Result<JoinReply, JoinError> {
+async fn ask_seeds(
+    token: &JoinTokenText,
+    request: &JoinRequest,
+    patience: Duration,
+) -> Result<JoinReply, JoinError> {
     let config = client_config(token.authority_sha256)?;
     let mut failures = Vec::new();
     let mut undecided = None;
     for seed in &token.seeds {
-        match tokio::time::timeout(PATIENCE, ask(*seed, config.clone(), request)).await {
+        match tokio::time::timeout(patience, ask(*seed, config.clone(), request)).await {
             Ok(Ok(Ok(reply))) => return Ok(reply),
             Ok(Ok(Err(JoinRefusal::Final(reason)))) => return Err(JoinError::Refused(reason)),
             Ok(Ok(Err(JoinRefusal::NotNow(reason)))) => undecided = Some(reason),
             Ok(Err(failure)) => failures.push(format!("{seed}: {failure}")),
-            Err(_) => failures.push(format!("{seed}: no answer in {} s", PATIENCE.as_secs())),
+            // It may have admitted the node all the same: asking again spends no further use.
+            Err(_) => undecided = Some(format!("{seed}: no answer in {patience:?}")),
         }
     }
     Err(undecided.map_or(JoinError::Unreachable(failures), JoinError::Undecided))

@@ -38,6 +38,8 @@ struct Gate {
     expires_ms: u64,
     /// Requests that it cannot decide on first.
     undecided: Mutex<u32>,
+    /// Requests that it never answers, before those.
+    silent: Mutex<u32>,
 }
 
 impl Joiner for Gate {
@@ -46,6 +48,11 @@ impl Joiner for Gate {
         request: JoinRequest,
         _: SocketAddr,
     ) -> BoxFuture<'static, Result<JoinReply, JoinRefusal>> {
+        let mut silent = self.silent.lock().unwrap();
+        if let Some(left) = silent.checked_sub(1) {
+            *silent = left;
+            return Box::pin(std::future::pending());
+        }
         let mut undecided = self.undecided.lock().unwrap();
         if let Some(left) = undecided.checked_sub(1) {
             *undecided = left;
@@ -89,6 +96,10 @@ fn member(uses: u32, expires_ms: u64) -> Member {
 }
 
 fn undecided_member(uses: u32, expires_ms: u64, undecided: u32) -> Member {
+    member_that(uses, expires_ms, undecided, 0)
+}
+
+fn member_that(uses: u32, expires_ms: u64, undecided: u32, silent: u32) -> Member {
     let dir = tempfile::tempdir().unwrap();
     let founder = Arc::new(Identity::found(dir.path(), "iad-1".parse().unwrap()).unwrap());
     let config = BackhaulConfig::new("127.0.0.1:0".parse().unwrap(), "iad".parse().unwrap());
@@ -106,6 +117,7 @@ fn undecided_member(uses: u32, expires_ms: u64, undecided: u32) -> Member {
         uses: Mutex::new(uses),
         expires_ms,
         undecided: Mutex::new(undecided),
+        silent: Mutex::new(silent),
     };
     backhaul.serve(Arc::new(Nothing), Arc::new(gate));
     Member { backhaul, token, founder, _dir: dir }
@@ -189,7 +201,12 @@ async fn a_guest_that_sends_garbage_is_told_so_and_gets_no_second_stream() {
 }
 
 fn retries(within: Duration) -> Retries {
-    Retries { first: Duration::from_millis(5), longest: Duration::from_millis(20), within }
+    Retries {
+        first: Duration::from_millis(5),
+        longest: Duration::from_millis(20),
+        within,
+        ..Retries::default()
+    }
 }
 
 #[tokio::test]
@@ -208,6 +225,15 @@ async fn a_member_without_a_majority_is_asked_again_until_it_decides() {
     let again = join_within(&used.token.to_string(), args(&dir), &retries(Duration::from_secs(60))).await;
     assert_eq!(again.unwrap_err(), JoinError::Refused("the join token has been used up".into()));
     assert_eq!(used.backhaul.counts().joins_refused, 3);
+}
+
+#[tokio::test]
+async fn a_member_that_does_not_answer_in_time_is_asked_again() {
+    let member = member_that(1, u64::MAX, 0, 1);
+    let dir = tempfile::tempdir().unwrap();
+    let retries = Retries { patience: Duration::from_secs(2), ..retries(Duration::from_secs(60)) };
+    join_within(&member.token.to_string(), args(&dir), &retries).await.unwrap();
+    assert_eq!(member.backhaul.counts().joined, 1);
 }
 
 #[tokio::test]
@@ -238,6 +264,7 @@ async fn a_seed_that_cannot_decide_does_not_keep_the_next_one_from_being_asked()
         uses: Mutex::new(9),
         expires_ms: u64::MAX,
         undecided: Mutex::new(u32::MAX),
+        silent: Mutex::new(0),
     };
     twin.serve(Arc::new(Nothing), Arc::new(gate));
     let seeds = vec![twin.local_addr(), member.backhaul.local_addr()];
