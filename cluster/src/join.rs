@@ -198,15 +198,18 @@ async fn ask(seed: SocketAddr, config: quinn::ClientConfig, request: &JoinReques
     let answer = exchange(&connection, request).await;
     connection.close(JOINED, b"");
     endpoint.wait_idle().await;
-    answer
+    match answer {
+        Ok(bytes) => codec::decode(&bytes).map_err(|error| error.to_string()),
+        // A member that was reached and then lost may be overloaded; it may have admitted the node.
+        Err(lost) => Ok(Err(JoinRefusal::NotNow(format!("{seed}: {lost}")))),
+    }
 }
 
-async fn exchange(connection: &Connection, request: &JoinRequest) -> Result<Answer, String> {
+async fn exchange(connection: &Connection, request: &JoinRequest) -> Result<Vec<u8>, String> {
     let (mut send, mut receive) = connection.open_bi().await.map_err(|error| error.to_string())?;
     send.write_all(&codec::encode(request)).await.map_err(|error| error.to_string())?;
     send.finish().map_err(|error| error.to_string())?;
-    let bytes = receive.read_to_end(LIMIT).await.map_err(|error| error.to_string())?;
-    codec::decode(&bytes).map_err(|error| error.to_string())
+    receive.read_to_end(LIMIT).await.map_err(|error| error.to_string())
 }
 
 /// Answers one who joins, then closes the connection.
