@@ -9,6 +9,7 @@
 //! Only the first step knows a format. Any bytes give a value or diagnostics, never a panic, in
 //! time and memory linear in the input.
 
+mod address;
 mod check;
 mod diagnostic;
 mod expand;
@@ -22,6 +23,7 @@ mod words;
 #[cfg(test)]
 mod tests;
 
+pub use address::IpType;
 pub use diagnostic::{Diagnostic, Severity};
 pub use model::{
     AppConfig, Build, Concurrency, Deploy, Experimental, HttpService, Probe, RestartSection, ServiceSection,

@@ -85,9 +85,9 @@ impl AppConfig {
         }
     }
 
-    /// The most specific section wins; one without groups is for all.
+    /// The last section that names the group wins; else the first without groups, which is for all.
     fn guest(&self, group: &ProcessGroup) -> Option<Guest> {
-        let named = self.vm.iter().find(|vm| vm.processes.contains(group));
+        let named = self.vm.iter().rfind(|vm| vm.processes.contains(group));
         named.or_else(|| self.vm.iter().find(|vm| vm.processes.is_empty())).map(VmSection::expand)
     }
 

@@ -78,9 +78,10 @@ impl<'a> Item<'a> {
         match &self.node.value {
             Value::String(text) => Some(text.clone()),
             Value::Integer(number) => Some(number.to_string()),
-            Value::Float(number) => Some(number.to_string()),
+            Value::Float(number) => Some(go_float(*number)),
             Value::Bool(flag) => Some(flag.to_string()),
-            Value::Date(_) | Value::List(_) | Value::Table(_) => {
+            Value::Date(text) => Some(text.clone()),
+            Value::List(_) | Value::Table(_) => {
                 self.expected(what, report);
                 None
             }
@@ -139,7 +140,13 @@ impl<'a> Item<'a> {
         None
     }
 
-    /// A duration. An empty text counts as absent (`COMPAT` 4, rule 5).
+    /// A duration where an empty text counts as absent (`COMPAT` 4, rule 5).
+    pub(super) fn duration_or_blank(&self, bare: Bare, report: &mut Report<'_>) -> Option<GoDuration> {
+        let blank = matches!(&self.node.value, Value::String(text) if text.is_empty());
+        if blank { None } else { self.duration(bare, report) }
+    }
+
+    /// A duration.
     pub(super) fn duration(&self, bare: Bare, report: &mut Report<'_>) -> Option<GoDuration> {
         let unit = match bare {
             Bare::Nanoseconds => 1,
@@ -147,7 +154,6 @@ impl<'a> Item<'a> {
             Bare::Seconds => 1_000_000_000u64,
         };
         let value = match &self.node.value {
-            Value::String(text) if text.is_empty() => return None,
             Value::String(text) => text.parse().ok(),
             Value::Integer(number) => u64::try_from(*number)
                 .ok()
@@ -253,6 +259,13 @@ impl<'a> Fields<'a> {
         first
     }
 
+    /// The tables of several keys that mean the same, one after another: each key holds a table or a
+    /// list of tables (`COMPAT` 4, rule 6).
+    pub(super) fn take_tables(&mut self, names: &[&'static str], report: &mut Report<'_>) -> Vec<Fields<'a>> {
+        let items: Vec<Item<'a>> = names.iter().filter_map(|name| self.take(name)).collect();
+        items.iter().flat_map(|item| item.tables(report)).collect()
+    }
+
     /// Every entry, for tables whose keys are free.
     pub(super) fn all(&self) -> Vec<(String, Range<usize>, Item<'a>)> {
         let item = |(key, node): &'a (Key, Node)| {
@@ -276,10 +289,41 @@ impl<'a> Fields<'a> {
         kept: &mut BTreeMap<String, serde_json::Value>,
         report: &mut Report<'_>,
     ) {
-        if let Some(item) = self.take(name) {
+        self.keep_any(&[name], kept, report);
+    }
+
+    /// The same for a key with several names; it is kept under the first.
+    pub(super) fn keep_any(
+        &mut self,
+        names: &[&'static str],
+        kept: &mut BTreeMap<String, serde_json::Value>,
+        report: &mut Report<'_>,
+    ) {
+        if let Some(item) = self.take_any(names, report) {
             report.note(item.span(), &item.path, "this is kept and has no effect in Skein".into());
-            kept.insert(name.to_owned(), item.node.to_json());
+            kept.insert(names[0].to_owned(), item.node.to_json());
         }
+    }
+
+    /// The same for tables, which are kept as one list under the first name.
+    pub(super) fn keep_tables(
+        &mut self,
+        names: &[&'static str],
+        kept: &mut BTreeMap<String, serde_json::Value>,
+        report: &mut Report<'_>,
+    ) {
+        let mut list = Vec::new();
+        for item in names.iter().filter_map(|name| self.take(name)).collect::<Vec<_>>() {
+            report.note(item.span(), &item.path, "this is kept and has no effect in Skein".into());
+            list.extend(item.tables(report).iter().map(Fields::to_json));
+        }
+        if !list.is_empty() {
+            kept.insert(names[0].to_owned(), list.into());
+        }
+    }
+
+    fn to_json(&self) -> serde_json::Value {
+        self.entries.iter().map(|(key, node)| (key.name.clone(), node.to_json())).collect()
     }
 
     /// Reports the keys that nobody asked for.
@@ -293,6 +337,27 @@ impl<'a> Fields<'a> {
                 format!("unknown key, it has no effect{hint}"),
             );
         }
+    }
+}
+
+/// A number as Go's `%v` writes it, which is how flyctl turns numbers into texts.
+fn go_float(number: f64) -> String {
+    let size = number.abs();
+    if number.is_nan() {
+        return "NaN".into();
+    }
+    if number.is_infinite() {
+        return if number > 0.0 { "+Inf".into() } else { "-Inf".into() };
+    }
+    if size == 0.0 || (1e-4..1e21).contains(&size) {
+        return number.to_string();
+    }
+    // Rust writes `1e21` and `1e-5`; Go gives the exponent a sign and two digits.
+    let text = format!("{number:e}");
+    let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+    match exponent.strip_prefix('-') {
+        Some(exponent) => format!("{digits}e-{exponent:0>2}"),
+        None => format!("{digits}e+{exponent:0>2}"),
     }
 }
 

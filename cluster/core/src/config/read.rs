@@ -16,15 +16,13 @@ use crate::region::{RegionCode, Regions};
 /// Signals that `StopConfig` of the Machines API names.
 const SIGNALS: [&str; 7] = ["SIGHUP", "SIGINT", "SIGQUIT", "SIGKILL", "SIGUSR1", "SIGUSR2", "SIGTERM"];
 /// Top-level keys outside networking.
-const KEPT: [&str; 11] = [
+const KEPT: [&str; 9] = [
     "console_command",
     "container",
     "files",
     "host_dedication_id",
     "machine_checks",
     "machine_config",
-    "metrics",
-    "mounts",
     "statics",
     "swap_size_mb",
     "user_data",
@@ -66,9 +64,13 @@ pub(super) fn app(root: &Node, report: &mut Report<'_>) -> (AppConfig, Places) {
     if let Some(item) = fields.take("build") {
         config.build = item.fields(report).map(|fields| build(fields, report)).unwrap_or_default();
     }
-    if let Some(item) = fields.take("experimental") {
-        config.experimental =
-            item.fields(report).map(|fields| experimental(fields, report)).unwrap_or_default();
+    fields.keep_tables(&["mounts", "mount"], &mut config.kept, report);
+    if let Some(serde_json::Value::Array(mounts)) = config.kept.get_mut("mounts") {
+        mounts.iter_mut().for_each(size_as_text);
+    }
+    fields.keep_tables(&["metrics", "metric"], &mut config.kept, report);
+    if let Some(fields) = fields.take("experimental").and_then(|item| item.fields(report)) {
+        experimental(fields, &mut config, report);
     }
     if let Some(item) = fields.take("deploy") {
         config.deploy = item.fields(report).map(|fields| deploy(fields, report)).unwrap_or_default();
@@ -87,10 +89,10 @@ pub(super) fn app(root: &Node, report: &mut Report<'_>) -> (AppConfig, Places) {
     config.restart = fields.take("restart").map_or_else(Vec::new, |item| {
         item.tables(report).into_iter().filter_map(|fields| restart(fields, &mut places, report)).collect()
     });
-    config.vm = fields.take_any(&["vm", "compute", "computes"], report).map_or_else(Vec::new, |item| {
-        item.tables(report).into_iter().map(|fields| vm(fields, &mut places, report)).collect()
-    });
-    for name in KEPT.into_iter().chain(["mount", "metric"]) {
+    // flyctl joins them in this order.
+    let sizes = fields.take_tables(&["compute", "computes", "vm"], report);
+    config.vm = sizes.into_iter().map(|fields| vm(fields, &mut places, report)).collect();
+    for name in KEPT {
         fields.keep(name, &mut config.kept, report);
     }
     fields.finish(report);
@@ -104,11 +106,18 @@ fn region(item: &Item<'_>, report: &mut Report<'_>) -> Option<RegionCode> {
 }
 
 fn kill_timeout(item: &Item<'_>, report: &mut Report<'_>) -> Option<crate::machine::GoDuration> {
-    let timeout = item.duration(Bare::Seconds, report)?;
+    let timeout = item.duration_or_blank(Bare::Seconds, report)?;
     if timeout.0.as_secs_f64() > 300.0 {
         report.warn(item.span(), &item.path, format!("{timeout} counts as 5m0s, the longest there is"));
     }
     Some(timeout)
+}
+
+/// A mount's size may be a number and counts as its text.
+fn size_as_text(mount: &mut serde_json::Value) {
+    if let Some(size) = mount.get_mut("initial_size").filter(|size| size.is_number()) {
+        *size = size.to_string().into();
+    }
 }
 
 fn build(mut fields: Fields<'_>, report: &mut Report<'_>) -> Build {
@@ -118,8 +127,6 @@ fn build(mut fields: Fields<'_>, report: &mut Report<'_>) -> Build {
     };
     for name in [
         "args",
-        "build-target",
-        "build_target",
         "builder",
         "buildpacks",
         "builtin",
@@ -132,16 +139,38 @@ fn build(mut fields: Fields<'_>, report: &mut Report<'_>) -> Build {
     ] {
         fields.keep(name, &mut build.kept, report);
     }
+    fields.keep_any(&["build-target", "build_target"], &mut build.kept, report);
     fields.finish(report);
     build
 }
 
-fn experimental(mut fields: Fields<'_>, report: &mut Report<'_>) -> Experimental {
+/// Beside its own keys it has old places of others (`COMPAT` 4, rules 5 and 6).
+fn experimental(mut fields: Fields<'_>, config: &mut AppConfig, report: &mut Report<'_>) {
     let mut words = |name| {
         let item: Option<Item<'_>> = fields.take(name);
         item.map(|item| command(&item, report)).unwrap_or_default()
     };
     let (cmd, entrypoint, exec) = (words("cmd"), words("entrypoint"), words("exec"));
+    if let Some(item) = fields.take("kill_timeout") {
+        let timeout = kill_timeout(&item, report);
+        if config.kill_timeout.is_some() {
+            let message = "the `kill_timeout` at the top counts, this has no effect";
+            report.warn(item.span(), &item.path, message.into());
+        } else {
+            config.kill_timeout = timeout;
+        }
+    }
+    let mut metrics = serde_json::Map::new();
+    for (name, new) in [("metrics_port", "port"), ("metrics_path", "path")] {
+        if let Some(item) = fields.take(name) {
+            let message = "this is kept in `metrics` and has no effect in Skein";
+            report.note(item.span(), &item.path, message.into());
+            metrics.insert(new.into(), item.node.to_json());
+        }
+    }
+    if !metrics.is_empty() {
+        config.kept.entry("metrics".into()).or_insert_with(|| serde_json::json!([metrics]));
+    }
     let mut kept = BTreeMap::new();
     for name in [
         "allowed_public_ports",
@@ -149,35 +178,22 @@ fn experimental(mut fields: Fields<'_>, report: &mut Report<'_>) -> Experimental
         "auto_rollback",
         "enable_consul",
         "enable_etcd",
-        "kill_timeout",
         "lazy_load_images",
         "machine_config",
-        "metrics_path",
-        "metrics_port",
         "private_network",
     ] {
         fields.keep(name, &mut kept, report);
     }
     fields.finish(report);
-    Experimental { cmd, entrypoint, exec, kept }
+    config.experimental = Experimental { cmd, entrypoint, exec, kept };
 }
 
-/// A command as a list of words, or as one text that is split into them.
+/// A command as a list of words; one text is one word, as flyctl reads it.
 fn command(item: &Item<'_>, report: &mut Report<'_>) -> Vec<String> {
-    match &item.node.value {
-        Value::String(line) => split_words(line).unwrap_or_else(|error| {
-            report.error(item.span(), &item.path, error.to_string());
-            Vec::new()
-        }),
-        Value::List(_)
-        | Value::Integer(_)
-        | Value::Float(_)
-        | Value::Bool(_)
-        | Value::Date(_)
-        | Value::Table(_) => {
-            item.strings("a command, as a list of strings or one string", report).unwrap_or_default()
-        }
+    if let Value::String(word) = &item.node.value {
+        return vec![word.clone()];
     }
+    item.strings("a command, as a list of strings or one string", report).unwrap_or_default()
 }
 
 fn deploy(mut fields: Fields<'_>, report: &mut Report<'_>) -> Deploy {
@@ -191,7 +207,8 @@ fn deploy(mut fields: Fields<'_>, report: &mut Report<'_>) -> Deploy {
         kept: BTreeMap::new(),
     };
     if let Some(item) = fields.take("release_command") {
-        deploy.release_command = command_line(&item, report);
+        deploy.release_command =
+            item.string("a command", report).and_then(|line| command_line(&item, line, report));
     }
     for name in ["release_command_timeout", "release_command_vm", "seed_command"] {
         fields.keep(name, &mut deploy.kept, report);
@@ -201,8 +218,7 @@ fn deploy(mut fields: Fields<'_>, report: &mut Report<'_>) -> Deploy {
 }
 
 /// One text that must split into words.
-fn command_line(item: &Item<'_>, report: &mut Report<'_>) -> Option<String> {
-    let line = item.string("a command", report)?;
+fn command_line(item: &Item<'_>, line: String, report: &mut Report<'_>) -> Option<String> {
     if let Err(error) = split_words(&line) {
         report.error(item.span(), &item.path, error.to_string());
         return None;
@@ -229,36 +245,37 @@ fn env(item: &Item<'_>, report: &mut Report<'_>) -> BTreeMap<String, String> {
     env
 }
 
-/// A table of command lines, or the old list of `name` and `command`.
+/// A table of command lines, or the old list of `name` and `command`, in which what is empty counts
+/// as absent and the last of a name counts (`COMPAT` 4, rule 7).
 fn processes(item: &Item<'_>, report: &mut Report<'_>) -> BTreeMap<ProcessGroup, String> {
     let mut groups = BTreeMap::new();
-    let mut add = |name: &str, span: Range<usize>, line: Item<'_>, report: &mut Report<'_>| {
-        let line_text = command_line(&line, report);
-        match name.parse::<ProcessGroup>() {
-            Ok(group) => {
-                if groups.insert(group, line_text.unwrap_or_default()).is_some() {
-                    report.error(span, &line.path, format!("the process group {name:?} is there twice"));
-                }
-            }
-            Err(error) => report.error(span, &line.path, error.to_string()),
-        }
-    };
     if let Value::List(_) = &item.node.value {
-        for mut fields in item.tables(report) {
-            let name =
-                fields.take("name").and_then(|item| Some((item.string("a name", report)?, item.span())));
-            match (name, fields.take("command")) {
-                (Some((name, span)), Some(line)) => add(&name, span, line, report),
-                (Some(_), None) | (None, _) => {
-                    let message = "a process of a list needs `name` and `command`".into();
-                    report.error(fields.span.clone(), &fields.path, message);
-                }
+        for mut fields in item.tables(report).into_iter().filter(|fields| !fields.is_empty()) {
+            let line = fields.take("command").map_or_else(
+                || Some(String::new()),
+                |item| command_line(&item, item.scalar("a command", report)?, report),
+            );
+            let Some(name) = fields.take("name") else {
+                let message = "a process of a list needs a `name`".into();
+                report.error(fields.span.clone(), &fields.path, message);
+                continue;
+            };
+            if let Some((group, line)) = name.parsed::<ProcessGroup>("a process group", report).zip(line)
+                && groups.insert(group.clone(), line).is_some()
+            {
+                let message =
+                    format!("the process group {:?} is there twice, the last counts", group.as_str());
+                report.warn(name.span(), &name.path, message);
             }
             fields.finish(report);
         }
     } else if let Some(fields) = item.fields(report) {
-        for (name, span, line) in fields.all() {
-            add(&name, span, line, report);
+        for (name, span, item) in fields.all() {
+            let line = item.string("a command", report).and_then(|line| command_line(&item, line, report));
+            match name.parse::<ProcessGroup>() {
+                Ok(group) => groups.extend(line.map(|line| (group, line))),
+                Err(error) => report.error(span, &item.path, error.to_string()),
+            }
         }
     }
     groups
@@ -284,8 +301,8 @@ fn checks(item: &Item<'_>, places: &mut Places, report: &mut Report<'_>) -> BTre
             match fields.take("name").and_then(|name| name.string("a check's name", report)) {
                 Some(name) => {
                     if checks.contains_key(&name) {
-                        let message = format!("the check {:?} is there twice", short(&name));
-                        report.error(fields.span.clone(), &fields.path, message);
+                        let message = format!("the check {:?} is there twice, the last counts", short(&name));
+                        report.warn(fields.span.clone(), &fields.path, message);
                     }
                     if let Some(check) = top_level_check(&name, fields, places, report) {
                         checks.insert(name, check);

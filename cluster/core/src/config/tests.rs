@@ -1,6 +1,8 @@
 //! The rules of `COMPAT` section 4 that services, processes, checks and limits have; the
 //! diagnostics; and that no input makes it panic.
 
+mod rules;
+
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -149,7 +151,7 @@ processes = ["worker"]
 
 #[test]
 fn a_file_without_processes_has_the_group_app() {
-    let config = machine("[http_service]\n[experimental]\ncmd = 'run it'\n", "app");
+    let config = machine("[http_service]\n[experimental]\ncmd = [\"run\", \"it\"]\n", "app");
     assert_eq!(config.services[0].internal_port, 8080, "the default of SVC-2");
     assert_eq!(config.init.cmd, ["run", "it"]);
     assert_eq!(valid("").machine(&crate::ProcessGroup::app()).unwrap().services, []);

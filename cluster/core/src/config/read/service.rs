@@ -353,7 +353,7 @@ fn probes(
 pub(super) fn probe(fields: &mut Fields<'_>, kind: Kind, report: &mut Report<'_>) -> Probe {
     let mut time = |name, minimum| {
         let item: Item<'_> = fields.take(name)?;
-        let time = item.duration(Bare::Milliseconds, report)?;
+        let time = item.duration_or_blank(Bare::Milliseconds, report)?;
         bounds(&item, time, kind, minimum, report);
         Some(time)
     };
@@ -424,14 +424,14 @@ fn headers(item: &Item<'_>, report: &mut Report<'_>) -> BTreeMap<String, String>
     }
     let mut headers = BTreeMap::new();
     for mut fields in item.tables(report) {
-        let name = fields.take("name").and_then(|item| item.string("a header's name", report));
-        let value = fields.take("value").and_then(|item| item.scalar("a header's value", report));
-        match name.zip(value) {
-            Some((name, value)) => {
-                headers.insert(name, value);
+        let value = fields.take("value").map(|item| item.scalar("a header's value", report));
+        match fields.take("name") {
+            Some(name) => {
+                let name = name.scalar("a header's name", report);
+                headers.extend(name.zip(value.unwrap_or_else(|| Some(String::new()))));
             }
             None => {
-                let message = "a header of a list needs `name` and `value`".into();
+                let message = "a header of a list needs a `name`".into();
                 report.error(fields.span.clone(), &fields.path, message);
             }
         }
