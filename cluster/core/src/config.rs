@@ -16,6 +16,7 @@ mod expand;
 mod item;
 mod model;
 mod read;
+mod render;
 mod toml;
 mod tree;
 mod words;
@@ -29,6 +30,7 @@ pub use model::{
     AppConfig, Build, Concurrency, Deploy, Experimental, HttpService, Probe, RestartSection, ServiceSection,
     ServiceSettings, TopLevelCheck, VmSection,
 };
+pub use render::render;
 pub use words::{UnbalancedWords, split_words};
 
 use diagnostic::Report;

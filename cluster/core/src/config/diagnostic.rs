@@ -8,6 +8,9 @@ use serde::Serialize;
 /// At most this many diagnostics are kept; the last one then counts the rest.
 const MAX_DIAGNOSTICS: usize = 100;
 
+/// The longest message in characters: some quote what the file says.
+const MAX_MESSAGE: usize = 500;
+
 /// How much a diagnostic matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -53,28 +56,6 @@ impl Diagnostic {
     pub(super) fn at_start(message: String) -> Self {
         Self { severity: Severity::Error, line: 1, column: 1, key_path: String::new(), message, span: 0..0 }
     }
-
-    /// The diagnostic as a compiler prints it: one line with the place, then the line of `text` that
-    /// it is about with the place marked. `file` and `text` are what was loaded.
-    pub fn render(&self, file: &str, text: &str) -> String {
-        let head = format!("{file}:{self}");
-        let Some(line) = text.lines().nth(self.line - 1) else { return head };
-        let number = self.line.to_string();
-        let gutter = " ".repeat(number.len());
-        // Long lines are cut around the place.
-        let first = self.column.saturating_sub(60);
-        let shown: String = line.chars().skip(first).take(100).map(printable).collect();
-        let pad = " ".repeat(self.column - 1 - first.min(self.column - 1));
-        let rest = shown.chars().count().saturating_sub(pad.len());
-        let length =
-            text.get(self.span.clone()).map_or(1, |s| s.lines().next().unwrap_or("").chars().count());
-        let marks = "^".repeat(length.clamp(1, rest.max(1)));
-        format!("{head}\n{gutter} |\n{number} | {shown}\n{gutter} | {pad}{marks}")
-    }
-}
-
-fn printable(c: char) -> char {
-    if c.is_control() { ' ' } else { c }
 }
 
 impl fmt::Display for Diagnostic {
@@ -125,7 +106,11 @@ impl<'a> Report<'a> {
         self.push(Severity::Note, span, key_path, message);
     }
 
-    fn push(&mut self, severity: Severity, span: Range<usize>, key_path: &str, message: String) {
+    fn push(&mut self, severity: Severity, span: Range<usize>, key_path: &str, mut message: String) {
+        if let Some((end, _)) = message.char_indices().nth(MAX_MESSAGE) {
+            message.truncate(end);
+            message.push('…');
+        }
         if self.is_full() {
             // An error must not be lost behind a hundred warnings.
             let spare = self.found.iter().rposition(|d| d.severity > severity);

@@ -64,12 +64,8 @@ impl<'a> Item<'a> {
         if allowed.contains(&text.as_str()) {
             return Some(text);
         }
-        let hint = nearest(&text, allowed.iter().copied()).map(|near| format!("; did you mean {near:?}?"));
-        report.error(
-            self.span(),
-            &self.path,
-            format!("expected {what}, found {:?}{}", short(&text), hint.unwrap_or_default()),
-        );
+        let message = format!("expected {what}, found {:?}{}", short(&text), meant(&text, allowed));
+        report.error(self.span(), &self.path, message);
         None
     }
 
@@ -338,6 +334,12 @@ impl<'a> Fields<'a> {
             );
         }
     }
+}
+
+/// The hint at the nearest of some texts; empty when none is near.
+pub(super) fn meant(text: &str, allowed: &[&str]) -> String {
+    let near = nearest(text, allowed.iter().copied());
+    near.map_or_else(String::new, |near| format!("; did you mean {near:?}?"))
 }
 
 /// A number as Go's `%v` writes it, which is how flyctl turns numbers into texts.

@@ -2,6 +2,7 @@
 //! diagnostics; and that no input makes it panic.
 
 mod rules;
+mod shown;
 
 use proptest::prelude::*;
 use serde_json::json;
@@ -170,7 +171,7 @@ fn auto_stop_is_read_in_its_old_and_new_form() {
         said("[http_service]\nauto_stop_machines = \"of\"\n"),
         [
             "2:22: error: http_service.auto_stop_machines: expected \"off\", \"stop\", \"suspend\", false or true, \
-          found the string \"of\""
+          found the string \"of\"; did you mean \"off\"?"
         ]
     );
 }

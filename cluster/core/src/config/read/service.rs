@@ -7,11 +7,11 @@ use serde_json::{Value as Json, json};
 
 use super::{Claim, Places, groups};
 use crate::config::diagnostic::Report;
-use crate::config::item::{Bare, Fields, Item};
+use crate::config::item::{Bare, Fields, Item, meant};
 use crate::config::model::{HttpService, Probe, ServiceSection, ServiceSettings};
 use crate::config::tree::{Value, short};
 use crate::machine::{Autostop, Concurrency, GoDuration, HttpOptions, HttpResponseOptions, Port};
-use crate::service::HandlerChain;
+use crate::service::{HandlerChain, InvalidHandlers};
 
 /// Where the process listens when a service does not say (SPEC SVC-2).
 const DEFAULT_PORT: u16 = 8080;
@@ -55,7 +55,8 @@ pub(super) fn service(
     let protocol = fields.take("protocol").and_then(|item| {
         let text = item.string("\"tcp\" or \"udp\"", report)?.to_ascii_lowercase();
         if !["tcp", "udp", ""].contains(&text.as_str()) {
-            let message = format!("expected \"tcp\" or \"udp\", found {:?}", short(&text));
+            let hint = meant(&text, &["tcp", "udp"]);
+            let message = format!("expected \"tcp\" or \"udp\", found {:?}{hint}", short(&text));
             report.error(item.span(), &item.path, message);
         }
         Some(text)
@@ -119,7 +120,12 @@ fn autostop(item: &Item<'_>, report: &mut Report<'_>) -> Option<Autostop> {
         | Value::Date(_)
         | Value::List(_)
         | Value::Table(_) => {
-            item.expected("\"off\", \"stop\", \"suspend\", false or true", report);
+            let text = if let Value::String(text) = &item.node.value { text } else { "" };
+            let hint = meant(text, &["off", "stop", "suspend"]);
+            let found = item.node.value.describe();
+            let message =
+                format!("expected \"off\", \"stop\", \"suspend\", false or true, found {found}{hint}");
+            report.error(item.span(), &item.path, message);
             None
         }
     }
@@ -226,7 +232,13 @@ fn handlers(
     let Some(item) = fields.take("handlers") else { return Some(HandlerChain::Raw) };
     let handlers = item.strings("a list of handlers such as [\"http\"]", report)?;
     let chain = HandlerChain::parse(&handlers)
-        .map_err(|error| report.error(item.span(), &item.path, error.to_string()))
+        .map_err(|error| {
+            let hint = match &error {
+                InvalidHandlers::Unknown(name) => meant(name, &["http", "tls", "pg_tls", "proxy_proto"]),
+                InvalidHandlers::Combination(_) => String::new(),
+            };
+            report.error(item.span(), &item.path, format!("{error}{hint}"));
+        })
         .ok()?;
     if udp && chain != HandlerChain::Raw {
         report.warn(item.span(), &item.path, "handlers have no effect on a UDP service".into());
