@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!  bytes ─▶ tree with spans ─▶ AppConfig + every diagnostic ─▶ MachineConfig per process group
-//!  toml.rs        tree.rs         read.rs, check.rs                    expand.rs
+//!  toml.rs, json.rs, yaml.rs    tree.rs         read.rs, check.rs                    expand.rs
 //! ```
 //!
 //! Only the first step knows a format. Any bytes give a value or diagnostics, never a panic, in
@@ -14,12 +14,14 @@ mod check;
 mod diagnostic;
 mod expand;
 mod item;
+mod json;
 mod model;
 mod read;
 mod render;
 mod toml;
 mod tree;
 mod words;
+mod yaml;
 
 #[cfg(test)]
 mod tests;
@@ -33,6 +35,9 @@ pub use model::{
 pub use render::render;
 pub use words::{UnbalancedWords, split_words};
 
+use std::ffi::OsStr;
+use std::path::Path;
+
 use diagnostic::Report;
 
 /// The longest configuration that is read, in bytes: far beyond any real one.
@@ -43,6 +48,21 @@ pub const MAX_BYTES: usize = 1 << 20;
 pub enum Format {
     /// `fly.toml`.
     Toml,
+    /// `fly.json`.
+    Json,
+    /// `fly.yaml`.
+    Yaml,
+}
+
+impl Format {
+    /// The format that a file's name says: `.json`, `.yaml` or `.yml`, else TOML.
+    pub fn of(path: &Path) -> Self {
+        match path.extension().and_then(OsStr::to_str) {
+            Some("json") => Self::Json,
+            Some("yaml" | "yml") => Self::Yaml,
+            _ => Self::Toml,
+        }
+    }
 }
 
 /// What a text was read as.
@@ -91,16 +111,16 @@ pub fn load(text: impl AsRef<[u8]>, format: Format) -> Loaded {
     let mut report = Report::new(text);
     let root = match format {
         Format::Toml => toml::parse(text, &mut report),
+        Format::Json => json::parse(text, &mut report),
+        Format::Yaml => yaml::parse(text, &mut report),
     };
+    let app = root.text_of("app");
     // A tree recovered from broken syntax would only give errors that follow from the first ones.
-    let broken = report.has_errors();
-    let mut reading = Report::new(text);
-    let (config, places) = read::app(&root, &mut reading);
-    let app = config.app.as_ref().map(ToString::to_string).or_else(|| root.text_of("app"));
-    if broken {
+    if report.has_errors() {
         return Loaded { config: None, app, diagnostics: report.finish() };
     }
-    check::check(&config, &places, &mut reading);
-    let valid = !reading.has_errors();
-    Loaded { config: valid.then_some(config), app, diagnostics: reading.finish() }
+    let (config, places) = read::app(&root, &mut report);
+    check::check(&config, &places, &mut report);
+    let valid = !report.has_errors();
+    Loaded { config: valid.then_some(config), app, diagnostics: report.finish() }
 }

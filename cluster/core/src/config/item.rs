@@ -351,10 +351,10 @@ fn go_float(number: f64) -> String {
     if number.is_infinite() {
         return if number > 0.0 { "+Inf".into() } else { "-Inf".into() };
     }
-    if size == 0.0 || (1e-4..1e21).contains(&size) {
+    if size == 0.0 || (1e-4..1e6).contains(&size) {
         return number.to_string();
     }
-    // Rust writes `1e21` and `1e-5`; Go gives the exponent a sign and two digits.
+    // Rust writes `1e6` and `1e-5`; Go gives the exponent a sign and two digits.
     let text = format!("{number:e}");
     let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
     match exponent.strip_prefix('-') {

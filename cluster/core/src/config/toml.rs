@@ -6,10 +6,7 @@ use toml_parser::Source;
 use toml_parser::lexer::TokenKind;
 
 use super::diagnostic::Report;
-use super::tree::{Key, Node, Value};
-
-/// The deepest nesting that is read; no key of a configuration lies deeper than 8.
-const MAX_DEPTH: usize = 32;
+use super::tree::{Key, MAX_DEPTH, Node, Value};
 
 /// Reads a text; what could not be read is reported and left out.
 pub(super) fn parse(text: &str, report: &mut Report<'_>) -> Node {

@@ -2,6 +2,9 @@
 
 use std::ops::Range;
 
+/// The deepest nesting that is read; no key of a configuration lies deeper than 8.
+pub(super) const MAX_DEPTH: usize = 32;
+
 /// A value and its bytes in the text.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Node {
@@ -41,6 +44,17 @@ impl Value {
             Self::List(_) => "a list".into(),
             Self::Table(_) => "a table".into(),
         }
+    }
+}
+
+/// A number of a format whose numbers have no types: a whole one is whole however it is written.
+pub(super) fn whole(number: f64) -> Value {
+    // Up to 2^53 every whole number is exact.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    if number.fract() == 0.0 && number.abs() <= EXACT {
+        Value::Integer(number as i64)
+    } else {
+        Value::Float(number)
     }
 }
 

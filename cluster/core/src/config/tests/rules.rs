@@ -197,7 +197,7 @@ fn rule_7_processes_may_be_a_list_and_an_empty_one_counts_as_absent() {
 #[test]
 fn rule_7_env_values_become_texts_as_go_writes_them() {
     let env = valid(
-        "[[env]]\nA = 1\nB = true\nC = 1.0\nD = 1e21\nE = 0.00001\nF = -2.5e-7\nG = inf\nH = nan\nI = 0x1F\n\
+        "[[env]]\nA = 1\nB = true\nC = 1.0\nD = 1e6\nDD = 123456.0\nE = 0.00001\nF = -2.5e-7\nG = inf\nH = nan\nI = 0x1F\n\
          J = 1979-05-27\n[[env]]\nA = \"later\"\n",
     )
     .env;
@@ -206,7 +206,8 @@ fn rule_7_env_values_become_texts_as_go_writes_them() {
         ("A", "later"),
         ("B", "true"),
         ("C", "1"),
-        ("D", "1e+21"),
+        ("D", "1e+06"),
+        ("DD", "123456"),
         ("E", "1e-05"),
         ("F", "-2.5e-07"),
         ("G", "+Inf"),
