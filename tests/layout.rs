@@ -57,6 +57,7 @@ const WRAPPED: &[(&str, &[&str], &str)] = &[
         &["skein", "skein-edge", "skein-machine", "skein-supervise"],
         "actors own state; what decides and what is asked about it has none",
     ),
+    ("saphyr-parser", &["skein-core"], "only the reader of fly.yaml needs to see YAML's events"),
     ("toml_parser", &["skein-core"], "only the reader of fly.toml needs to see tokens"),
 ];
 

@@ -44,11 +44,9 @@ impl Reader<'_, '_> {
     }
 
     fn stop(&mut self, expected: &str) {
-        let found = match self.text[self.at..].chars().next() {
-            Some(found) => format!("{found:?}"),
-            None => "the end of the file".into(),
-        };
-        let end = self.text.len().min(self.at + 1);
+        let next = self.text[self.at..].chars().next();
+        let found = next.map_or_else(|| "the end of the file".into(), |next| format!("{next:?}"));
+        let end = self.at + next.map_or(0, char::len_utf8);
         let message = format!("this is not JSON: {expected}, found {found}");
         self.report.error(self.at..end, "", message);
         self.stopped = true;

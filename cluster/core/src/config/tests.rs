@@ -1,6 +1,7 @@
 //! The rules of `COMPAT` section 4 that services, processes, checks and limits have; the
 //! diagnostics; and that no input makes it panic.
 
+mod bad;
 mod formats;
 mod rules;
 mod shown;

@@ -16,9 +16,21 @@ pub(super) fn parse(text: &str, report: &mut Report<'_>) -> Node {
         return nothing;
     }
     let (root, errors) = DeTable::parse_recoverable(text);
-    for error in errors {
-        let span = error.span().unwrap_or(0..0);
-        report.error(span, "", format!("this is not TOML: {}", error.message()));
+    // What else is wrong behind a mistake mostly follows from it; the next line is news again.
+    let mut errors: Vec<_> = errors.into_iter().map(|error| (error.span().unwrap_or(0..0), error)).collect();
+    errors.sort_by_key(|(span, _)| span.start);
+    let mut mistake_until = 0;
+    for (span, error) in errors {
+        if span.start < mistake_until {
+            continue;
+        }
+        let (before, behind) = text.split_at_checked(span.start).unwrap_or((text, ""));
+        mistake_until = behind.find('\n').map_or(text.len(), |at| span.start + at + 1);
+        let line = &text[before.rfind('\n').map_or(0, |at| at + 1)..mistake_until];
+        let dots = line.contains("...");
+        let hint =
+            if dots { "; if the dots stand for something left out, write it or remove them" } else { "" };
+        report.error(span, "", format!("this is not TOML: {}{hint}", error.message()));
     }
     let span = root.span();
     table(root.get_ref(), span, 0, report)
@@ -50,7 +62,9 @@ fn node(spanned: &Spanned<DeValue<'_>>, depth: usize, report: &mut Report<'_>) -
         DeValue::Float(float) => match float.as_str().parse() {
             Ok(number) => Value::Float(number),
             Err(_) => {
-                report.error(span.clone(), "", "this is not a number".into());
+                if !report.has_errors() {
+                    report.error(span.clone(), "", "this is not a number".into());
+                }
                 Value::Float(0.0)
             }
         },

@@ -34,7 +34,7 @@ fn the_normal_form_loads_to_the_same_value_in_every_format() {
     }
 }
 
-const YAML: &str = r#"
+pub(super) const YAML: &str = r#"
 # a file as flyctl writes it
 app: todo
 primary_region: iad
