@@ -273,7 +273,11 @@ fn two_services_cannot_claim_one_port() {
 fn a_range_may_be_open_at_one_side() {
     let config = machine("[[services]]\n[[services.ports]]\nstart_port = 60000\n", "app");
     assert_eq!(config.services[0].ports[0].range(), 60000..=65535);
-    assert!(!read("[[services]]\n[[services.ports]]\nhandlers = []\n").is_valid(), "no port at all");
+    let none = "[[services]]\n[[services.ports]]\nhandlers = []\n";
+    assert!(
+        said(none)[0].contains("has no effect")
+            && machine(none, "app").services[0].ports[0].range().is_empty()
+    );
 }
 
 #[test]

@@ -186,8 +186,9 @@ fn port(mut fields: Fields<'_>, udp: bool, places: &mut Places, report: &mut Rep
         report.error(item.span(), &item.path, "a port is either `port` or a range, not both".into());
     }
     if single.is_none() && start.is_none() && end.is_none() {
-        let message = "a port is missing: `port`, or `start_port` and `end_port`".into();
-        report.error(fields.span.clone(), &fields.path, message);
+        // flyctl passes it on: documentation shows options of a port alone.
+        let message = "without `port`, or `start_port` and `end_port`, this has no effect".into();
+        report.warn(fields.span.clone(), &fields.path, message);
     }
     // Only what could be read counts; an error has been reported for the rest.
     let unread = [&single, &start, &end].into_iter().flatten().any(|(port, _)| port.is_none());
@@ -276,7 +277,8 @@ fn replay_cache(mut fields: Fields<'_>, report: &mut Report<'_>) -> Json {
     let mut rule = serde_json::Map::new();
     let needed = |name: &str, missing: bool, fields: &Fields<'_>, report: &mut Report<'_>| {
         if missing {
-            report.error(fields.span.clone(), &fields.path, format!("a replay cache needs `{name}`"));
+            let message = format!("a replay cache without `{name}` has no effect");
+            report.warn(fields.span.clone(), &fields.path, message);
         }
     };
     for name in ["path_prefix", "name"] {

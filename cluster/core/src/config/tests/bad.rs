@@ -72,7 +72,7 @@ fn ranges_that_meet_or_run_backwards_are_named_with_both_places() {
         (vec![range(10, 9)], "the range runs backwards: 10 to 9"),
         (vec![range(1, 70_000)], "expected a port from 1 to 65535"),
         (vec!["port = 1\nend_port = 2".into()], "either `port` or a range, not both"),
-        (vec!["handlers = [\"tls\"]".into()], "a port is missing"),
+        (vec!["handlers = [\"tls\"]".into()], "warning: services[0].ports[0]: without `port`"),
     ] {
         let keys: Vec<&str> = list.iter().map(String::as_str).collect();
         let said = ports(&keys);

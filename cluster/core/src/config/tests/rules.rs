@@ -330,3 +330,17 @@ fn commands_that_are_one_text_are_one_word() {
         (vec!["run it".into()], vec!["/e".into()], vec!["a".into(), "b".into()])
     );
 }
+
+#[test]
+fn options_without_what_they_belong_to_load_and_are_warned_about() {
+    for text in [
+        "[services.ports.http_options]\nidle_timeout = 600\n",
+        "[services.ports.proxy_proto_options]\nversion = \"v2\"\n",
+        "[[http_service.http_options.replay_cache]]\npath_prefix = \"a.example/api\"\n",
+    ] {
+        let loaded = read(text);
+        assert!(loaded.is_valid(), "{text}: {:#?}", loaded.diagnostics);
+        assert!(loaded.of(Severity::Warning).any(|d| d.message.contains("has no effect")), "{text}");
+        assert_eq!(loaded.config.unwrap().ip_type(), IpType::Shared);
+    }
+}
