@@ -86,6 +86,8 @@ impl Node {
         match &self.value {
             Value::String(text) | Value::Date(text) => text.clone().into(),
             Value::Integer(number) => (*number).into(),
+            // JSON has no word for what is not finite.
+            Value::Float(number) if !number.is_finite() => number.to_string().into(),
             Value::Float(number) => (*number).into(),
             Value::Bool(flag) => (*flag).into(),
             Value::List(items) => items.iter().map(Self::to_json).collect(),

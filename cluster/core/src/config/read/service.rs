@@ -39,7 +39,7 @@ pub(super) fn http_service(
         force_https: fields.take("force_https").and_then(|item| item.boolean(report)).unwrap_or(false),
         http_options: fields.take("http_options").and_then(|item| http_options(&item, report)),
         tls_options: fields.take("tls_options").and_then(|item| tls_options(&item, report)),
-        checks: probes(&mut fields, &["checks", "http_checks"], Kind::Http, report),
+        checks: probes(&mut fields, "checks", Kind::Http, report),
         kept: BTreeMap::new(),
     };
     fields.keep("machine_checks", &mut service.kept, report);
@@ -76,8 +76,8 @@ pub(super) fn service(
         protocol,
         settings,
         ports,
-        tcp_checks: probes(&mut fields, &["tcp_checks"], Kind::Tcp, report),
-        http_checks: probes(&mut fields, &["http_checks"], Kind::Http, report),
+        tcp_checks: probes(&mut fields, "tcp_checks", Kind::Tcp, report),
+        http_checks: probes(&mut fields, "http_checks", Kind::Http, report),
         kept: BTreeMap::new(),
     };
     for name in ["machine_checks", "script_checks"] {
@@ -349,13 +349,8 @@ fn proxy_options(item: &Item<'_>, report: &mut Report<'_>) -> Option<Json> {
     Some(version.map_or_else(|| json!({}), |version| json!({ "version": version })))
 }
 
-fn probes(
-    fields: &mut Fields<'_>,
-    names: &[&'static str],
-    kind: Kind,
-    report: &mut Report<'_>,
-) -> Vec<Probe> {
-    let Some(item) = fields.take_any(names, report) else { return Vec::new() };
+fn probes(fields: &mut Fields<'_>, name: &'static str, kind: Kind, report: &mut Report<'_>) -> Vec<Probe> {
+    let Some(item) = fields.take(name) else { return Vec::new() };
     let mut list = Vec::new();
     for mut fields in item.tables(report) {
         list.push(probe(&mut fields, kind, report));

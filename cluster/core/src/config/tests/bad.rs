@@ -263,7 +263,8 @@ proptest! {
                 let again = load(&normal, format);
                 prop_assert_eq!(again.config.as_ref(), Some(&config), "{:?} {:#?}", format, again.diagnostics);
             }
-            if let Ok(normal) = ::toml::to_string(&config) {
+            {
+                let normal = ::toml::to_string(&config).unwrap();
                 let again = read(&normal);
                 prop_assert_eq!(again.config.as_ref(), Some(&config), "{}", normal);
             }
