@@ -322,10 +322,20 @@ impl<'a> Fields<'a> {
         self.entries.iter().map(|(key, node)| (key.name.clone(), node.to_json())).collect()
     }
 
+    /// The known key that an unknown one was probably meant to be: by its letters, else because one
+    /// is the other with something before it, as `http_checks` where `checks` is meant.
+    fn near(&self, name: &str) -> Option<&'static str> {
+        let longer = |long: &str, short: &str| {
+            long.strip_suffix(short).is_some_and(|rest| short.len() > 3 && rest.ends_with(['_', '-']))
+        };
+        let known = || self.known.iter().copied();
+        nearest(name, known()).or_else(|| known().find(|known| longer(name, known) || longer(known, name)))
+    }
+
     /// Reports the keys that nobody asked for.
     pub(super) fn finish(self, report: &mut Report<'_>) {
         for (key, _) in self.entries.iter().filter(|(key, _)| !self.known.contains(&key.name.as_str())) {
-            let near = if report.is_full() { None } else { nearest(&key.name, self.known.iter().copied()) };
+            let near = if report.is_full() { None } else { self.near(&key.name) };
             let hint = near.map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
             report.warn(
                 key.span.clone(),

@@ -344,3 +344,17 @@ fn options_without_what_they_belong_to_load_and_are_warned_about() {
         assert_eq!(loaded.config.unwrap().ip_type(), IpType::Shared);
     }
 }
+
+#[test]
+fn an_unknown_key_is_near_also_with_a_word_too_many_or_too_few() {
+    for (text, near) in [
+        ("[[http_service.http_checks]]\n", "checks"),
+        ("[http_service]\nstop_machines = true\n", "auto_stop_machines"),
+        ("[[services]]\nchecks = []\n", "tcp_checks"),
+        ("primary-region = \"iad\"\n", "primary_region"),
+    ] {
+        let said = said(text);
+        let hint = format!("unknown key, it has no effect; did you mean `{near}`?");
+        assert!(said.iter().any(|said| said.ends_with(&hint)), "{text}: {said:#?}");
+    }
+}
