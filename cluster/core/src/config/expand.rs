@@ -186,9 +186,11 @@ impl Probe {
 }
 
 impl VmSection {
-    /// The preset (`shared-cpu-1x` when none is named), then what the section says itself.
+    /// The preset (when none is named, the one that flyctl takes with or without a GPU), then what the
+    /// section says itself.
     fn expand(&self) -> Guest {
-        let size = self.size.as_deref().unwrap_or("shared-cpu-1x");
+        let gpu = self.kept.contains_key("gpu_kind");
+        let size = self.size.as_deref().unwrap_or(if gpu { "performance-8x" } else { "shared-cpu-1x" });
         let cpus = |prefix: &str| size.strip_prefix(prefix)?.strip_suffix('x')?.parse::<u32>().ok();
         let preset = cpus("shared-cpu-")
             .map(|cpus| ("shared", cpus, cpus.saturating_mul(256)))

@@ -370,7 +370,9 @@ fn vm(mut fields: Fields<'_>, places: &mut Places, report: &mut Report<'_>) -> V
         kept: BTreeMap::new(),
     };
     if let Some(item) = fields.take("memory") {
-        vm.memory_mb = memory(&item, report).or(vm.memory_mb);
+        // As in flyctl, `memory_mb` wins.
+        let memory = memory(&item, report);
+        vm.memory_mb = vm.memory_mb.or(memory);
     }
     for name in ["gpu_kind", "gpus", "host_dedication_id", "kernel_args", "max_memory_mb", "persist_rootfs"] {
         fields.keep(name, &mut vm.kept, report);

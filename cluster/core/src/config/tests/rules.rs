@@ -174,6 +174,23 @@ fn rule_6_the_last_size_that_names_a_group_counts() {
 }
 
 #[test]
+fn sizes_have_the_presets_of_flyctl() {
+    for (section, size) in [
+        ("", ("shared", 1, 256)),
+        ("size = \"shared-cpu-4x\"", ("shared", 4, 1024)),
+        ("size = \"performance-2x\"", ("performance", 2, 4096)),
+        ("gpu_kind = \"a10\"\nmemory = \"64gb\"", ("performance", 8, 65_536)),
+        ("memory = 512", ("shared", 1, 512)),
+        ("memory = \"8gb\"\nmemory_mb = 1024\ncpus = 3", ("shared", 3, 1024)),
+    ] {
+        let guest = machine(&format!("[[vm]]\n{section}\n"), "app").guest.unwrap();
+        let is = (guest.cpu_kind.as_deref().unwrap(), guest.cpus.unwrap(), guest.memory_mb.unwrap());
+        assert_eq!(is, size, "{section}");
+    }
+    assert_eq!(machine("", "app").guest, None);
+}
+
+#[test]
 fn rule_7_processes_may_be_a_list_and_an_empty_one_counts_as_absent() {
     let names =
         |text: &str| -> Vec<String> { valid(text).groups().iter().map(ToString::to_string).collect() };
