@@ -1,6 +1,7 @@
 //! `skein config`: reads a `fly.toml` without any cluster.
 
-use std::fs;
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -30,9 +31,12 @@ pub(crate) enum ConfigCommand {
     Show {
         #[command(flatten)]
         file: FileArg,
-        /// The configuration of this process group's Machines instead
+        /// The configuration of this process group's Machines instead, as JSON
         #[arg(long, value_name = "GROUP")]
         machine: Option<ProcessGroup>,
+        /// As TOML, which is what people get without --json
+        #[arg(long, conflicts_with_all = ["machine", "json"])]
+        toml: bool,
     },
 }
 
@@ -59,14 +63,15 @@ pub(crate) fn run(command: ConfigCommand, ctx: &Ctx) -> anyhow::Result<ExitCode>
             out::note(&format!("{} is valid", config.display()));
             Ok(ExitCode::SUCCESS)
         }
-        ConfigCommand::Show { file: FileArg { config }, machine } => {
+        ConfigCommand::Show { file: FileArg { config }, machine, toml: _ } => {
             let app = valid(&config)?;
             match machine {
                 Some(group) => match app.machine(&group) {
                     Some(machine) => out::json(&machine)?,
                     None => bail!("there is no process group {group}; there are {}", names(&app)),
                 },
-                None => out::json(&app)?,
+                None if ctx.json => out::json(&app)?,
+                None => out::data(toml::to_string(&app).context("write it as TOML")?.trim_end())?,
             }
             Ok(ExitCode::SUCCESS)
         }
@@ -82,15 +87,16 @@ fn names(app: &AppConfig) -> String {
 /// # Errors
 /// When the file can't be read.
 fn load(path: &Path) -> anyhow::Result<Loaded> {
-    if let Some(other @ ("json" | "yaml" | "yml")) = path.extension().and_then(|ext| ext.to_str()) {
-        bail!("{}: {other} is not read by this version; write it as TOML", path.display());
-    }
-    let bytes = fs::read(path).with_context(|| format!("read {}; -c names another file", path.display()))?;
-    let loaded = config::load(&bytes, Format::Toml);
-    let text = String::from_utf8_lossy(&bytes);
-    let file = path.display().to_string();
-    for diagnostic in &loaded.diagnostics {
-        out::note(&diagnostic.render(&file, &text));
+    let reading = || format!("read {}; -c names another file", path.display());
+    let mut bytes = Vec::new();
+    // One byte more than is taken tells a file that is too long, however long it is.
+    let most = config::MAX_BYTES as u64 + 1;
+    File::open(path).and_then(|file| file.take(most).read_to_end(&mut bytes)).with_context(reading)?;
+    let loaded = config::load(&bytes, Format::of(path));
+    if !loaded.diagnostics.is_empty() {
+        let text = String::from_utf8_lossy(&bytes);
+        let page = config::render(&path.display().to_string(), &text, &loaded.diagnostics);
+        out::note(page.trim_end());
     }
     Ok(loaded)
 }
@@ -103,4 +109,35 @@ pub(crate) fn valid(path: &Path) -> anyhow::Result<AppConfig> {
     let loaded = load(path)?;
     let errors = loaded.of(Severity::Error).count();
     loaded.config.with_context(|| format!("{} has {errors} error(s), see above", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(name: &str, text: &str) -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        (dir, path)
+    }
+
+    /// SPEC SVC-1.
+    #[test]
+    fn the_files_name_says_its_format_and_all_mean_the_same() {
+        let (_a, toml) = file("fly.toml", "app = \"web\"\n[http_service]\ninternal_port = 8080\n");
+        let (_b, json) = file("fly.json", r#"{"app": "web", "http_service": {"internal_port": 8080}}"#);
+        let (_c, yaml) = file("fly.yaml", "app: web\nhttp_service:\n  internal_port: 8080\n");
+        let expected = valid(&toml).unwrap();
+        assert_eq!(valid(&json).unwrap(), expected);
+        assert_eq!(valid(&yaml).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_file_of_any_length_is_read_no_further_than_it_counts() {
+        let (_dir, path) = file("fly.toml", &"#".repeat(3 * config::MAX_BYTES));
+        let loaded = load(&path).unwrap();
+        assert!(!loaded.is_valid());
+        assert!(loaded.diagnostics[0].message.contains("bytes"), "{:?}", loaded.diagnostics);
+    }
 }
