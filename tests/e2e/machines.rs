@@ -45,6 +45,27 @@ fn a_machine_runs_any_command_and_goes_through_its_states() {
     cluster.skein(&["machines", "list", "-a", "files", "--json"]).refused();
 }
 
+/// COMPAT 3.1: 409, whichever node is asked and wherever the other Machine is.
+#[test]
+fn a_machines_name_is_given_once_in_an_app() {
+    let cluster = Cluster::up(&["--regions", "iad,lhr", "--no-demo"]);
+    cluster.skein(&["apps", "create", "named"]).ok();
+    let create = |region: &str, name: &str| {
+        let body = json!({"name": name, "region": region, "config": {"image": "skein/hello"}}).to_string();
+        let call = cluster.api("POST", "/v1/apps/named/machines");
+        call.header("content-type", "application/json").body(body).reply()
+    };
+    let first = create("lhr", "one");
+    assert_eq!(first.status, 200, "{}", first.text());
+    let again = create("iad", "one");
+    assert_eq!(again.status, 409, "{}", again.text());
+    assert!(again.text().contains("unique machine name violation"), "{}", again.text());
+    assert_eq!(create("iad", "two").status, 200);
+    let id = cluster.machines_in("named", "lhr")[0].clone();
+    cluster.skein(&["machines", "destroy", "--force", &id]).ok();
+    assert_eq!(create("iad", "one").status, 200, "a destroyed Machine's name is free");
+}
+
 #[test]
 fn a_cordoned_machine_gets_nothing_new_until_it_is_uncordoned() {
     let cluster = Cluster::up(&["--regions", "iad,lhr"]);

@@ -70,6 +70,11 @@ impl Request {
         self
     }
 
+    /// What it carries.
+    pub(crate) fn body(self, body: impl Into<Vec<u8>>) -> Self {
+        Self { body: body.into(), ..self }
+    }
+
     /// How long each read and write may wait.
     pub(crate) fn patience(self, patience: Duration) -> Self {
         Self { patience, ..self }

@@ -11,6 +11,7 @@ use skein_core::{MachineId, RegionCode};
 use skein_machine::Create;
 
 use super::leases;
+use super::list::elsewhere;
 use crate::api::auth::Caller;
 use crate::api::body::{JsonBody, ok};
 use crate::api::error::ApiError;
@@ -61,6 +62,9 @@ pub(super) async fn create(
     } else {
         let otherwise: Vec<RegionCode> = primary.into_iter().chain([state.node().region]).collect();
         let wanted = body.region.as_deref().filter(|region| !region.is_empty());
+        if let Some(name) = body.name.as_deref().filter(|name| !name.is_empty()) {
+            name_is_free(&state, &app, &headers, name).await?;
+        }
         place(&state.node().reader.load(), &state.node().regions, wanted, &otherwise)?
     };
     if node == state.node().number {
@@ -76,6 +80,21 @@ pub(super) async fn create(
         seen(&state, made.id).await;
     }
     Ok(forward::response(answer))
+}
+
+/// Refuses a name that another Machine of the app has (`COMPAT` 3.1: 409). Two calls at the same
+/// moment at different nodes may both pass: names of Machines are their nodes', not the registry's.
+async fn name_is_free(state: &ApiState, app: &App, headers: &HeaderMap, name: &str) -> Result<(), ApiError> {
+    let target = format!("/v1/apps/{}/machines", app.name);
+    let mut machines = state.node().machines.list(Some(app.id));
+    machines.extend(elsewhere(state, app, headers, &target).await);
+    match machines.iter().find(|machine| machine.name == name && !machine.state.is_final()) {
+        None => Ok(()),
+        Some(taken) => Err(ApiError::conflict(format!(
+            "unique machine name violation, machine ID {} already exists with name \"{name}\"",
+            taken.id
+        ))),
+    }
 }
 
 async fn here(state: &ApiState, caller: Caller, app: &App, body: CreateMachine) -> Result<Made, ApiError> {

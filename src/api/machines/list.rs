@@ -78,7 +78,12 @@ pub(super) async fn list(
 }
 
 /// The app's Machines on other nodes.
-async fn elsewhere(state: &ApiState, app: &App, headers: &HeaderMap, target: &str) -> Vec<MachineJson> {
+pub(super) async fn elsewhere(
+    state: &ApiState,
+    app: &App,
+    headers: &HeaderMap,
+    target: &str,
+) -> Vec<MachineJson> {
     let snapshot = state.node().reader.load();
     let Some(view) = snapshot.apps.get(&app.id) else { return Vec::new() };
     let own = state.node().number;
