@@ -3,7 +3,7 @@
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::cluster::text;
 use crate::support::process::{program, with_env};
@@ -113,6 +113,93 @@ fn deploy_makes_one_machine_per_group_and_a_second_one_updates_them() {
         assert_eq!(new["config"]["env"]["GREETING"], "hello again");
         assert_ne!(old["instance_id"], new["instance_id"]);
     }
+}
+
+/// What a file says of its groups is what the API shows of their Machines, and nothing else.
+#[test]
+fn three_groups_two_services_and_checks_are_in_the_machines_as_written() {
+    let cluster = Cluster::up(&["--regions", "iad", "--no-demo"]);
+    let config = cluster.home.path().join("fly.toml");
+    let toml = r#"
+app = "three"
+primary_region = "iad"
+kill_signal = "SIGTERM"
+kill_timeout = 7
+[build]
+image = "skein/hello"
+[env]
+COLOUR = "blue"
+[processes]
+web = ""
+api = ""
+idle = "sleep 100000"
+[http_service]
+internal_port = "8080"
+force_https = true
+auto_stop_machines = "off"
+processes = ["web"]
+[http_service.concurrency]
+type = "requests"
+soft_limit = 10
+hard_limit = 20
+[[http_service.checks]]
+path = "/health"
+interval = "2s"
+timeout = 1000
+grace_period = "1s"
+[[services]]
+internal_port = 9000
+processes = ["api"]
+[[services.ports]]
+port = 8081
+handlers = ["http"]
+[[services.tcp_checks]]
+interval = "5s"
+[checks.alive]
+type = "tcp"
+port = 9000
+processes = ["api"]
+"#;
+    fs::write(&config, toml).unwrap();
+    cluster.skein(&["deploy", "-c", config.to_str().unwrap()]).ok();
+    let machines = cluster.machines("three");
+    let group = |name: &str| {
+        let of = |m: &&Value| m["config"]["metadata"]["fly_process_group"] == name;
+        machines
+            .iter()
+            .find(of)
+            .map(|m| m["config"].clone())
+            .unwrap_or_else(|| panic!("no Machine of {name}"))
+    };
+    assert_eq!(machines.len(), 3);
+    let (web, api, idle) = (group("web"), group("api"), group("idle"));
+    for config in [&web, &api, &idle] {
+        assert_eq!(config["env"]["COLOUR"], "blue");
+        assert_eq!(config["env"]["PRIMARY_REGION"], "iad");
+        assert_eq!(config["stop_config"], json!({"signal": "SIGTERM", "timeout": "7s"}));
+    }
+    assert_eq!(
+        web["services"],
+        json!([{
+            "protocol": "tcp", "internal_port": 8080, "autostop": false,
+            "concurrency": {"type": "requests", "soft_limit": 10, "hard_limit": 20},
+            "ports": [
+                {"port": 80, "handlers": ["http"], "force_https": true},
+                {"port": 443, "handlers": ["http", "tls"]},
+            ],
+            "checks": [{"type": "http", "path": "/health", "interval": "2s", "timeout": "1s", "grace_period": "1s"}],
+        }])
+    );
+    assert_eq!(
+        api["services"],
+        json!([{
+            "internal_port": 9000, "ports": [{"port": 8081, "handlers": ["http"]}],
+            "checks": [{"type": "tcp", "interval": "5s"}],
+        }])
+    );
+    assert_eq!(api["checks"], json!({"alive": {"type": "tcp", "port": 9000}}));
+    assert!(web.get("checks").is_none() && idle.get("checks").is_none() && idle.get("services").is_none());
+    assert_eq!(idle["init"]["exec"], json!(["sleep", "100000"]));
 }
 
 #[test]
