@@ -102,10 +102,11 @@ impl NodeHandle {
         self.record.borrow().draining
     }
 
-    /// Takes nothing new and waits, at most `patience`, until nothing is in flight. The process stays.
+    /// Gives its Machines nothing new and waits, at most `patience`, until what was open is done; its edge
+    /// serves later clients through other nodes. The process stays.
     ///
     /// # Errors
-    /// When something was still in flight at the end.
+    /// When something that was open was cut off at the end.
     pub async fn drain(&self, patience: Duration) -> anyhow::Result<()> {
         self.set_draining(true);
         let left = self.edge.drain(patience).await;

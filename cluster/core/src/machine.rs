@@ -3,220 +3,18 @@
 //! Source: `reference/openapi.json` (`fly.MachineConfig` and what it names) and
 //! `machines/machine-states` of `superfly/docs`.
 
+mod duration;
+mod state;
+
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use duration::{GoDuration, InvalidDuration};
+pub use state::{MachineState, UnknownState};
+
 use crate::id::{MachineId, VersionId};
-
-/// The state of a Machine (SPEC RUN-1).
-///
-/// ```text
-///  created ─▶ starting ─▶ started ─▶ stopping ─▶ stopped ─▶ destroying ─▶ destroyed
-///                ▲           │  ▲                   │
-///                │           ▼  └─ starting ◀───────┘
-///                │        restarting
-///                └── failed / launch_failed
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[allow(missing_docs, reason = "the names are the documented states and say what they mean")]
-pub enum MachineState {
-    Created,
-    Creating,
-    Starting,
-    Started,
-    Stopping,
-    Stopped,
-    Suspending,
-    Suspended,
-    Restarting,
-    Updating,
-    Replacing,
-    Replaced,
-    Failed,
-    LaunchFailed,
-    Destroying,
-    Destroyed,
-    Migrated,
-}
-
-impl MachineState {
-    /// Every state, in the order of the type.
-    pub const ALL: [Self; 17] = [
-        Self::Created,
-        Self::Creating,
-        Self::Starting,
-        Self::Started,
-        Self::Stopping,
-        Self::Stopped,
-        Self::Suspending,
-        Self::Suspended,
-        Self::Restarting,
-        Self::Updating,
-        Self::Replacing,
-        Self::Replaced,
-        Self::Failed,
-        Self::LaunchFailed,
-        Self::Destroying,
-        Self::Destroyed,
-        Self::Migrated,
-    ];
-
-    /// The name that the API and gossip use.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Created => "created",
-            Self::Creating => "creating",
-            Self::Starting => "starting",
-            Self::Started => "started",
-            Self::Stopping => "stopping",
-            Self::Stopped => "stopped",
-            Self::Suspending => "suspending",
-            Self::Suspended => "suspended",
-            Self::Restarting => "restarting",
-            Self::Updating => "updating",
-            Self::Replacing => "replacing",
-            Self::Replaced => "replaced",
-            Self::Failed => "failed",
-            Self::LaunchFailed => "launch_failed",
-            Self::Destroying => "destroying",
-            Self::Destroyed => "destroyed",
-            Self::Migrated => "migrated",
-        }
-    }
-
-    /// Whether a Machine in this state never leaves it.
-    pub fn is_final(self) -> bool {
-        matches!(self, Self::Destroyed | Self::Replaced | Self::Migrated)
-    }
-}
-
-impl std::fmt::Display for MachineState {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// A text that names no Machine state.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a Machine state; one of created, started, stopped, suspended, destroyed, … is needed")]
-pub struct UnknownState(pub String);
-
-impl std::str::FromStr for MachineState {
-    type Err = UnknownState;
-    fn from_str(value: &str) -> Result<Self, UnknownState> {
-        Self::ALL
-            .into_iter()
-            .find(|state| state.as_str() == value)
-            .ok_or_else(|| UnknownState(value.chars().take(40).collect()))
-    }
-}
-
-/// A duration in the API's JSON: a Go duration string (`"15s"`, `"1m30s"`, `"500ms"`) or a number
-/// of nanoseconds; written as a string (`COMPAT` 3.3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct GoDuration(pub Duration);
-
-/// A text that is not a Go duration.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a duration; write for example \"15s\", \"1m30s\" or \"500ms\"")]
-pub struct InvalidDuration(pub String);
-
-impl std::str::FromStr for GoDuration {
-    type Err = InvalidDuration;
-    fn from_str(text: &str) -> Result<Self, InvalidDuration> {
-        let invalid = || InvalidDuration(text.chars().take(40).collect());
-        let mut rest = text;
-        if rest == "0" {
-            return Ok(Self(Duration::ZERO));
-        }
-        if rest.is_empty() || rest.len() > 64 {
-            return Err(invalid());
-        }
-        let mut nanos = 0f64;
-        while !rest.is_empty() {
-            let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(invalid)?;
-            let number: f64 = rest[..end].parse().map_err(|_| invalid())?;
-            rest = &rest[end..];
-            let end = rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len());
-            let unit = match &rest[..end] {
-                "ns" => 1.0,
-                "us" | "µs" | "μs" => 1e3,
-                "ms" => 1e6,
-                "s" => 1e9,
-                "m" => 60e9,
-                "h" => 3600e9,
-                _ => return Err(invalid()),
-            };
-            nanos += number * unit;
-            rest = &rest[end..];
-        }
-        if nanos > i64::MAX as f64 {
-            return Err(invalid());
-        }
-        Ok(Self(Duration::from_nanos(nanos.round() as u64)))
-    }
-}
-
-impl std::fmt::Display for GoDuration {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let nanos = self.0.as_nanos();
-        if nanos == 0 {
-            return f.write_str("0s");
-        }
-        if nanos < 1_000_000_000 {
-            let (unit, name) = match nanos {
-                0..1_000 => (1, "ns"),
-                1_000..1_000_000 => (1_000, "µs"),
-                _ => (1_000_000, "ms"),
-            };
-            return write!(f, "{}{name}", nanos as f64 / unit as f64);
-        }
-        let seconds = self.0.as_secs();
-        let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
-        if hours > 0 {
-            write!(f, "{hours}h")?;
-        }
-        if seconds >= 60 {
-            write!(f, "{minutes}m")?;
-        }
-        let rest = nanos - u128::from(seconds / 60 * 60) * 1_000_000_000;
-        write!(f, "{}s", rest as f64 / 1e9)
-    }
-}
-
-impl Serialize for GoDuration {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for GoDuration {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor;
-        impl serde::de::Visitor<'_> for Visitor {
-            type Value = GoDuration;
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a duration such as \"15s\", or a number of nanoseconds")
-            }
-            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<GoDuration, E> {
-                text.parse().map_err(E::custom)
-            }
-            fn visit_u64<E: serde::de::Error>(self, nanos: u64) -> Result<GoDuration, E> {
-                Ok(GoDuration(Duration::from_nanos(nanos)))
-            }
-            fn visit_i64<E: serde::de::Error>(self, nanos: i64) -> Result<GoDuration, E> {
-                u64::try_from(nanos)
-                    .map(|nanos| GoDuration(Duration::from_nanos(nanos)))
-                    .map_err(|_| E::custom("a duration is not negative"))
-            }
-        }
-        deserializer.deserialize_any(Visitor)
-    }
-}
 
 /// What follows when a Machine has been idle (SPEC SVC-4): `false` off, `true` stop, `"suspend"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -679,21 +477,6 @@ impl ImageRef {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn go_durations_are_read_as_go_reads_them_and_printed_back() {
-        let read = |text: &str| text.parse::<GoDuration>().unwrap().0;
-        assert_eq!(read("1m21s"), Duration::from_secs(81));
-        assert_eq!(read("500ms"), Duration::from_millis(500));
-        assert_eq!(read("1.5h"), Duration::from_secs(5400));
-        assert_eq!(GoDuration(Duration::from_secs(5400)).to_string(), "1h30m0s");
-        assert_eq!(GoDuration(Duration::from_millis(1500)).to_string(), "1.5s");
-        for bad in ["", "5", "s", "5x", "-5s", "1m 2s"] {
-            assert!(bad.parse::<GoDuration>().is_err(), "{bad}");
-        }
-        assert_eq!(serde_json::from_str::<GoDuration>("15000000000").unwrap().0, Duration::from_secs(15));
-    }
 
     #[test]
     fn autostop_answers_what_clients_expect() {
@@ -712,27 +495,5 @@ mod tests {
         let back = serde_json::to_value(&config).unwrap();
         assert_eq!(back["mounts"][0]["path"], "/data");
         assert_eq!(back["init"]["tty"], true);
-    }
-
-    proptest! {
-        #[test]
-        fn every_millisecond_duration_round_trips(ms in 0u64..10_000_000) {
-            let duration = GoDuration(Duration::from_millis(ms));
-            prop_assert_eq!(duration.to_string().parse::<GoDuration>().unwrap(), duration);
-        }
-
-        #[test]
-        fn no_text_makes_the_duration_parser_panic(text in ".{0,70}") {
-            // The property is that it returns at all; what it returns must print and parse.
-            if let Ok(duration) = text.parse::<GoDuration>() {
-                prop_assert!(duration.to_string().parse::<GoDuration>().is_ok());
-            }
-        }
-
-        #[test]
-        fn states_print_and_parse(index in 0usize..17) {
-            let state = MachineState::ALL[index];
-            prop_assert_eq!(state.to_string().parse::<MachineState>().unwrap(), state);
-        }
     }
 }
