@@ -212,6 +212,16 @@ impl<'a> Nodes<'a> {
         let process = node(home, &second, "nrt-1", "nrt", &format!("{common}join = \"{}\"\n", join.trim()));
         nodes._processes.push(process);
         bound(&second);
+        // It serves once it has joined; the first node hears of it by gossip.
+        eventually("the first node knows of the second", SOON, || {
+            let list = nodes.skein(&["node", "list", "--json"]);
+            let known: Vec<Value> = serde_json::from_str(&list).unwrap();
+            if known.iter().any(|node| node["name"] == "nrt-1" && node["alive"] == true) {
+                Ok(())
+            } else {
+                Err(list)
+            }
+        });
         let config = home.path().join("fly.toml");
         let toml =
             "app = \"hello\"\nprimary_region = \"iad\"\n[build]\nimage = \"skein/hello\"\n[http_service]\n";
