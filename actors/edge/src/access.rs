@@ -2,6 +2,7 @@
 //! written too.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use http::{Method, Uri};
@@ -43,6 +44,9 @@ impl Drop for Access {
         let took = clock::now().saturating_duration_since(self.started);
         if let (Some((_, counters)), Some(status)) = (&self.app, self.status) {
             counters.response(status, took);
+        }
+        if self.status.is_some() && !self.complete {
+            self.connection.core.metrics.cut_off.fetch_add(1, Ordering::Relaxed);
         }
         self.connection.flush();
         if let Some(status) = self.status {

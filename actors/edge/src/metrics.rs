@@ -77,6 +77,8 @@ pub(crate) struct Metrics {
     pub(crate) malformed: AtomicU64,
     /// Requests sent to another Machine after a failure or refusal.
     pub(crate) retries: AtomicU64,
+    /// Responses that had begun and did not reach their client whole.
+    pub(crate) cut_off: AtomicU64,
     /// Replays that apps asked for.
     pub(crate) replays: AtomicU64,
 }
@@ -185,6 +187,11 @@ impl Metrics {
             ("skein_edge_closed_at_once_count", "Connections closed at once.", &self.closed_at_once),
             ("skein_edge_malformed_count", "Connections ended by malformed HTTP.", &self.malformed),
             ("skein_edge_retries_count", "Attempts after a failure or refusal.", &self.retries),
+            (
+                "skein_edge_cut_off_count",
+                "Responses that had begun and did not reach their client whole.",
+                &self.cut_off,
+            ),
             ("skein_edge_replays_count", "Replays that apps asked for.", &self.replays),
         ] {
             family(
