@@ -1,6 +1,7 @@
 //! The actor of one Machine: a mailbox around [`Core`]. It decides nothing; it carries out effects,
 //! keeps the store and what others see in step, and never waits in a handler.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -131,8 +132,13 @@ impl Actor for MachineActor {
         {
             state.saver.dirty();
             state.spawn(Box::pin(async move {
-                // Nobody there is what is wanted.
-                let _ = crate::holder::end(&left.path, left.secret).await;
+                // Nobody there is what is wanted; another failure leaves it to its grace to end.
+                if let Err(error) = crate::holder::end(&left.path, left.secret).await
+                    && !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused)
+                {
+                    let path = left.path.display();
+                    tracing::warn!(%path, %error, "what a former life of this node left could not be ended");
+                }
             }));
         }
         state.settle(&myself);
