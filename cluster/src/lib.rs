@@ -3,6 +3,7 @@
 //! Decisions are in `skein-core`; this crate moves bytes, keeps state and publishes one immutable
 //! snapshot. Readers never take a lock.
 
+pub mod admission;
 pub mod backhaul;
 pub mod barrier;
 pub mod clock;

@@ -11,6 +11,8 @@ use skein_cluster::backhaul::{Backhaul, Peers};
 use skein_cluster::{LocalReader, Reader, clock};
 use skein_core::balance::Candidate;
 use skein_core::region::Regions;
+use skein_core::route::World;
+use skein_core::snapshot::Snapshot;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -71,6 +73,11 @@ impl Core {
     /// knows before it hears it of itself.
     pub(crate) fn sends_to(&self, candidate: &Candidate<'_>) -> bool {
         candidate.machine.node != self.config.node || !self.worker.is_draining()
+    }
+
+    /// What a decision reads now.
+    pub(crate) fn world<'s>(&'s self, snapshot: &'s Snapshot) -> World<'s> {
+        World { snapshot, proximity: &*self.peers, regions: &self.regions, now_ms: self.now_ms() }
     }
 
     /// Milliseconds on the clock of load estimates; never 0.

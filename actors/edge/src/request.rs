@@ -11,15 +11,14 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version, requ
 use hyper::body::{Body, Incoming};
 use skein_cluster::clock;
 use skein_cluster::entropy::Entropy;
-use skein_core::balance::{self, Candidate, Constraint, Pick};
+use skein_core::balance::{self, Pick};
 use skein_core::code::ErrorCode;
 use skein_core::headers::{self, FLY_PREFER_REGION, FLY_REPLAY_SRC, Forward};
 use skein_core::machine::HttpResponseOptions;
-use skein_core::retry::{self, Attempted, Failure, Next};
+use skein_core::route::{Decision, Repeat, Route, Stop};
 use skein_core::service::HandlerChain;
-use skein_core::snapshot::{AppView, Snapshot};
-use skein_core::wire::RefuseReason;
-use skein_core::{MachineId, Random, RequestId, attr, replay};
+use skein_core::snapshot::{AppView, MachineView, Snapshot};
+use skein_core::{Random, RequestId, attr, replay, retry};
 use ulid::Ulid;
 
 use crate::access::Access;
@@ -37,9 +36,6 @@ use crate::trace::Trace;
 const LINGER_BYTES: usize = 4 << 20;
 /// How long that may take.
 const LINGER: Duration = Duration::from_secs(2);
-
-/// Times a Machine may close an old connection under one request before it counts as failed.
-const MAX_STALE: u32 = 3;
 
 /// Answers a client's request; while the node drains, that is the last one of its connection.
 pub(crate) async fn handle(connection: &Arc<Connection>, request: Request<Incoming>) -> Response<ClientBody> {
@@ -203,20 +199,9 @@ fn prepare<'s>(
     ))
 }
 
-/// What is known of a request's way so far.
-struct Route<'s> {
-    app: &'s Arc<AppView>,
-    constraint: Constraint,
-    /// Since the last replay.
-    failed: u32,
-    refused: u32,
-    stale: u32,
-    last: Option<ErrorCode>,
-}
-
 /// Sends the request to Machines until one answers without an instruction.
 async fn proxy<'s>(
-    core: &Core,
+    core: &'s Core,
     snapshot: &'s Snapshot,
     app: &'s Arc<AppView>,
     exchange: &mut Exchange,
@@ -225,16 +210,15 @@ async fn proxy<'s>(
 ) -> Result<(Answered, Option<&'s HttpResponseOptions>), Reply> {
     let prefer = exchange.headers.get(FLY_PREFER_REGION).and_then(|value| value.to_str().ok());
     let prefer = prefer.map(|value| balance::named_regions(value, &core.regions)).unwrap_or_default();
-    let constraint = Constraint { prefer, ..Constraint::default() };
-    let mut route = Route { app, constraint, failed: 0, refused: 0, stale: 0, last: None };
+    let mut route = Route::new(app, exchange.ends.public.port(), prefer);
     loop {
-        let (pick, alternatives) = decide(core, snapshot, &route, exchange, &access.trace, rng)?;
+        let Decision { pick, alternatives, .. } = decide(core, snapshot, &route, &access.trace, rng)?;
         let machine = pick.candidate.machine;
         let in_flight = machine.estimate.enter();
         access.machine = Some((machine.record.id, machine.node));
         exchange.resend = access.attempts;
         access.attempts += 1;
-        let aim = Aim { app: route.app.app.id, machine, alternatives };
+        let aim = Aim { app: route.app().app.id, machine, alternatives };
         let outcome = if machine.node == core.config.node {
             exchange.local(core, aim, &access.trace).await
         } else {
@@ -244,7 +228,7 @@ async fn proxy<'s>(
             Outcome::Answered(answered) => *answered,
             Outcome::Failed(failed) => {
                 drop(in_flight);
-                after_failure(core, &mut route, exchange, &failed, &pick)?;
+                after_failure(core, &mut route, exchange, &failed, machine)?;
                 core.metrics.retries.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 continue;
             }
@@ -262,7 +246,8 @@ async fn proxy<'s>(
             return Ok((answered, options(&pick, exchange)));
         };
         drop((answered, in_flight));
-        replayed(core, snapshot, &mut route, exchange, access, instruction.as_bytes(), &pick).await?;
+        follow(core, snapshot, &mut route, exchange, instruction.as_bytes(), machine).await?;
+        access.replays = route.replays();
     }
 }
 
@@ -271,42 +256,31 @@ fn options<'s>(pick: &Pick<'s>, exchange: &Exchange) -> Option<&'s HttpResponseO
     service.port(exchange.ends.public.port())?.http_options.as_ref()?.response.as_ref()
 }
 
-/// Picks a Machine; also says whether another one could be tried should its node fall silent.
+/// Decides, and tells the trace.
 fn decide<'s>(
-    core: &Core,
+    core: &'s Core,
     snapshot: &'s Snapshot,
     route: &Route<'s>,
-    exchange: &Exchange,
     trace: &Trace,
     rng: &mut Entropy,
-) -> Result<(Pick<'s>, bool), Reply> {
+) -> Result<Decision<'s>, Reply> {
     let span = trace.route();
-    let port = exchange.ends.public.port();
-    let app: &'s AppView = route.app;
-    let verdicts = balance::candidates(app, snapshot, port, &route.constraint, &*core.peers, core.now_ms());
-    let able = verdicts.iter().filter_map(|(_, verdict)| (*verdict).ok());
-    let candidates: Vec<Candidate<'s>> = able.filter(|candidate| core.sends_to(candidate)).collect();
-    span.set(attr::ROUTE_CANDIDATES, || i64::try_from(candidates.len()).unwrap_or(i64::MAX));
     span.set(attr::SNAPSHOT_VERSION, || i64::try_from(snapshot.version).unwrap_or(i64::MAX));
-    let Some(pick) = balance::pick(&candidates, &route.constraint, &core.regions, rng) else {
-        let code = route.last.unwrap_or_else(|| no_candidate(app, route.constraint.machine));
-        span.fail(code.as_str());
-        return Err(Reply::Code(code, None));
-    };
-    span.set(attr::ROUTE_REASON, || pick.reason.as_str());
-    span.set(attr::MACHINE, || pick.candidate.machine.record.id.to_string());
-    span.set(attr::REGION, || pick.candidate.machine.region.to_string());
-    let lively = |other: &&Candidate<'_>| {
-        other.machine.record.id != pick.candidate.machine.record.id && other.alive && !other.suspect
-    };
-    let alternatives = !pick.candidate.suspect && candidates.iter().any(|other| lively(&other));
-    Ok((pick, alternatives))
-}
-
-fn no_candidate(app: &AppView, machine: Option<MachineId>) -> ErrorCode {
-    match machine {
-        Some(id) if !app.machines.keys().any(|(machine, _)| *machine == id) => ErrorCode::PR02,
-        Some(_) | None => ErrorCode::PR01,
+    let decided = route.decide(&core.world(snapshot), |candidate| core.sends_to(candidate), rng);
+    match decided {
+        Ok(decision) => {
+            let candidate = &decision.pick.candidate;
+            span.set(attr::ROUTE_CANDIDATES, || i64::try_from(decision.candidates).unwrap_or(i64::MAX));
+            span.set(attr::ROUTE_REASON, || decision.pick.reason.as_str());
+            span.set(attr::MACHINE, || candidate.machine.record.id.to_string());
+            span.set(attr::REGION, || candidate.machine.region.to_string());
+            Ok(decision)
+        }
+        Err(code) => {
+            span.set(attr::ROUTE_CANDIDATES, || 0i64);
+            span.fail(code.as_str());
+            Err(Reply::Code(code, None))
+        }
     }
 }
 
@@ -316,68 +290,37 @@ fn after_failure(
     route: &mut Route<'_>,
     exchange: &Exchange,
     failed: &Failed,
-    pick: &Pick<'_>,
+    machine: &MachineView,
 ) -> Result<(), Reply> {
-    let machine = pick.candidate.machine;
     if let Some(load) = failed.load {
         machine.estimate.tell(load, core.now_ms());
     }
-    match failed.failure {
-        Failure::Refused(_) => route.refused += 1,
-        Failure::Unreachable | Failure::Broken { .. } => route.failed += 1,
-    }
-    let so_far = Attempted {
-        attempts: route.failed,
-        refusals: route.refused,
+    tracing::debug!(
+        request = &*exchange.request_id, machine = %machine.record.id, failure = ?failed.failure, "attempt failed"
+    );
+    let request = Repeat {
         idempotent: retry::is_idempotent(&exchange.method),
         replayable: exchange.body.as_ref().is_none_or(KeptBody::is_replayable),
         left: exchange.left(),
     };
-    tracing::debug!(
-        request = &*exchange.request_id, machine = %machine.record.id, failure = ?failed.failure, "attempt failed"
-    );
-    match retry::after_failure(failed.failure, so_far) {
-        Next::Answer(code) => Err(Reply::Code(code, None)),
-        Next::Retry => {
-            route.stale += u32::from(failed.stale);
-            if !failed.stale || route.stale > MAX_STALE {
-                route.constraint.exclude.push(machine.record.id);
-            }
-            let full = failed.failure == Failure::Refused(RefuseReason::Full);
-            route.last = Some(match (failed.failure, route.last) {
-                // Whatever came later: a Machine that is only full is the most hopeful word.
-                (_, Some(ErrorCode::PR04)) => ErrorCode::PR04,
-                _ if full => ErrorCode::PR04,
-                (Failure::Refused(reason), _) => retry::refusal_code(reason),
-                (Failure::Unreachable, _) => ErrorCode::PM02,
-                (Failure::Broken { code, .. }, _) => code,
-            });
-            Ok(())
-        }
-    }
+    route
+        .after_failure(machine.record.id, failed.failure, failed.stale, request)
+        .map_err(|code| Reply::Code(code, None))
 }
 
 /// Follows an app's instruction (SPEC RPL-1, RPL-4, RPL-5).
-async fn replayed<'s>(
-    core: &Core,
+async fn follow<'s>(
+    core: &'s Core,
     snapshot: &'s Snapshot,
     route: &mut Route<'s>,
     exchange: &mut Exchange,
-    access: &mut Access,
     instruction: &[u8],
-    pick: &Pick<'s>,
+    source: &MachineView,
 ) -> Result<(), Reply> {
-    if access.replays >= replay::MAX_REPLAYS {
-        return Err(Reply::Code(ErrorCode::PA02, None));
-    }
-    access.replays += 1;
+    let wanted = route
+        .follow(instruction, source, &core.world(snapshot))
+        .map_err(|Stop { code, why }| Reply::Code(code, why))?;
     core.metrics.replays.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    let wanted = replay::parse(instruction, &core.regions)
-        .map_err(|error| Reply::Code(ErrorCode::PA03, Some(error.to_string())))?;
-    let source = pick.candidate.machine;
-    let target = replay::resolve(&wanted, route.app, source.record.id, snapshot)
-        .map_err(|refusal| Reply::Code(refusal.code(), Some(refusal.to_string())))?;
-    let app = snapshot.apps.get(&target.app).ok_or(Reply::Code(ErrorCode::PA05, None))?;
     if let Some(body) = &exchange.body {
         let limit = core.config.replay_buffer;
         match tokio::time::timeout(exchange.left(), body.complete()).await {
@@ -397,8 +340,7 @@ async fn replayed<'s>(
     let src = HeaderValue::from_str(&src)
         .map_err(|_| Reply::Code(ErrorCode::PA03, Some("the state is no header value".to_owned())))?;
     exchange.headers.insert(FLY_REPLAY_SRC, src);
-    exchange.hop = Some((access.replays, wanted.kind()));
-    *route = Route { app, constraint: target.constraint, failed: 0, refused: 0, stale: 0, last: None };
+    exchange.hop = Some((route.replays(), wanted.kind()));
     Ok(())
 }
 

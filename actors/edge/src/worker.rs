@@ -14,10 +14,10 @@ use bytes::Bytes;
 use http::{Request, Response, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use skein_cluster::admission::{Admission, admit};
 use skein_cluster::{LocalMachine, LocalReader, clock};
 use skein_core::code::ErrorCode;
 use skein_core::load::Permit;
-use skein_core::machine::MachineState;
 use skein_core::wire::{RefuseReason, Refused, Target};
 use skein_core::{AppId, MachineId};
 use tokio_util::task::TaskTracker;
@@ -26,9 +26,6 @@ use crate::body::{BodyError, RequestBody};
 use crate::config::EdgeConfig;
 use crate::upstream::connect;
 use crate::upstream::pool::{Pool, Sender};
-
-/// Nodes that a request may have passed before this one; a relay adds one (DESIGN section 4).
-const MAX_HOPS: u8 = 2;
 
 #[derive(Debug)]
 pub(crate) struct Worker {
@@ -98,7 +95,7 @@ impl Worker {
         self.draining.load(Ordering::Acquire)
     }
 
-    /// Takes a request or connection for a Machine of the app: finds the Machine, takes a slot.
+    /// Takes a request or connection for a Machine of the app, unless this node drains.
     ///
     /// # Errors
     /// [`Refused`]: nothing reached the Machine.
@@ -108,36 +105,11 @@ impl Worker {
         port: u16,
         target: Target,
         hops: u8,
-    ) -> Result<(Arc<LocalMachine>, usize, Permit), Refused> {
-        let refuse = |reason| Refused { reason, age_ms: 0, load: 0 };
-        if hops > MAX_HOPS {
-            return Err(refuse(RefuseReason::Hops));
-        }
+    ) -> Result<Admission, Refused> {
         if self.is_draining() {
-            return Err(refuse(RefuseReason::Draining));
+            return Err(Refused { reason: RefuseReason::Draining, age_ms: 0, load: 0 });
         }
-        let machines = self.local.load();
-        match target {
-            Target::Machine(id) => {
-                let machine = machines.get(&id).filter(|machine| machine.app == app);
-                let machine = machine.ok_or_else(|| refuse(RefuseReason::Unknown))?;
-                take(machine, port)
-            }
-            Target::Any => {
-                let mut mine: Vec<_> = machines.values().filter(|machine| machine.app == app).collect();
-                mine.sort_by_key(|machine| load(machine, port));
-                let mut last = refuse(RefuseReason::Unknown);
-                for machine in mine {
-                    match take(machine, port) {
-                        Ok(taken) => return Ok(taken),
-                        // What is full may have room soon: the most hopeful reason is told.
-                        Err(refused) if last.reason != RefuseReason::Full => last = refused,
-                        Err(_) => {}
-                    }
-                }
-                Err(last)
-            }
-        }
+        admit(&self.local.load(), app, port, target, hops, clock::now())
     }
 
     /// Takes a request: a Machine, a slot, and a connection that is ready for a head.
@@ -151,7 +123,7 @@ impl Worker {
         target: Target,
         hops: u8,
     ) -> Result<Seat, Refused> {
-        let (machine, service, permit) = self.admit(app, port, target, hops)?;
+        let Admission { machine, service, permit } = self.admit(app, port, target, hops)?;
         let (address, pooled) = endpoint(&machine, service, permit.in_flight())?;
         let pool = pooled.then(|| Arc::clone(&self.pool));
         if let Some(pool) = &pool {
@@ -181,7 +153,7 @@ impl Worker {
         target: Target,
         hops: u8,
     ) -> Result<(Arc<LocalMachine>, Permit, tokio::net::TcpStream), Refused> {
-        let (machine, service, permit) = self.admit(app, port, target, hops)?;
+        let Admission { machine, service, permit } = self.admit(app, port, target, hops)?;
         let (address, _) = endpoint(&machine, service, permit.in_flight())?;
         let stream = connect::tcp(address, self.connect_timeout).await.map_err(|code| Refused {
             reason: RefuseReason::Connect(code),
@@ -198,34 +170,6 @@ fn endpoint(machine: &LocalMachine, service: usize, load: u32) -> Result<(Socket
     let service = machine.config.services.get(service).ok_or(refused.clone())?;
     let address = machine.upstream.address(service.internal_port).ok_or(refused)?;
     Ok((address, service.counts_requests()))
-}
-
-/// In flight ÷ soft limit in millionths: orders the Machines of one node.
-fn load(machine: &LocalMachine, port: u16) -> u64 {
-    let Some((index, service, _)) = machine.config.tcp_service(port) else { return u64::MAX };
-    let in_flight = machine.slots.get(index).map_or(0, |slots| slots.in_flight());
-    u64::from(in_flight) * 1_000_000 / u64::from(service.limits().soft.max(1))
-}
-
-fn take(machine: &Arc<LocalMachine>, port: u16) -> Result<(Arc<LocalMachine>, usize, Permit), Refused> {
-    let age_ms = clock::now().saturating_duration_since(machine.since).as_millis() as u64;
-    let refuse = |reason, load| Refused { reason, age_ms, load };
-    if machine.state != MachineState::Started {
-        return Err(refuse(RefuseReason::Stopped, 0));
-    }
-    if machine.cordoned {
-        return Err(refuse(RefuseReason::Cordoned, 0));
-    }
-    if !machine.healthy {
-        return Err(refuse(RefuseReason::Unhealthy, 0));
-    }
-    let (index, service, _) =
-        machine.config.tcp_service(port).ok_or_else(|| refuse(RefuseReason::NoService, 0))?;
-    let slots = machine.slots.get(index).ok_or_else(|| refuse(RefuseReason::NoService, 0))?;
-    match slots.try_acquire(service.limits().hard) {
-        Some(permit) => Ok((Arc::clone(machine), index, permit)),
-        None => Err(Refused { reason: RefuseReason::Full, age_ms: 0, load: slots.in_flight() }),
-    }
 }
 
 impl Seat {

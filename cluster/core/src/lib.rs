@@ -27,6 +27,7 @@ pub mod region;
 pub mod replay;
 pub mod restart;
 pub mod retry;
+pub mod route;
 pub mod service;
 pub mod sixpn;
 pub mod snapshot;

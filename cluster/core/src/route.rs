@@ -1,0 +1,222 @@
+//! The way of one request: which Machine is next, after a decision, a failure or a replay.
+//!
+//! What: a state machine without effects. The edge carries out each [`Decision`] and tells what came
+//! of it; the simulator drives the same code. What not: headers, bodies, spans, waiting.
+//!
+//! Invariants: a Machine that failed or refused this request is not asked again; whatever a replay
+//! begins, it begins with a clean slate; there are at most [`replay::MAX_REPLAYS`] of them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::balance::{self, Candidate, Constraint, Pick};
+use crate::code::ErrorCode;
+use crate::id::MachineId;
+use crate::random::Random;
+use crate::region::Regions;
+use crate::replay::{self, Replay};
+use crate::retry::{self, Attempted, Failure, Next};
+use crate::snapshot::{AppView, MachineView, Snapshot};
+use crate::suspicion::Proximity;
+use crate::wire::RefuseReason;
+
+/// Times a Machine may close an old connection under one request before it counts as failed.
+pub const MAX_STALE: u32 = 3;
+
+/// What a decision reads.
+#[derive(Clone, Copy)]
+pub struct World<'s> {
+    /// What the edge knows; loaded once per request.
+    pub snapshot: &'s Snapshot,
+    /// Distances and suspicion.
+    pub proximity: &'s (dyn Proximity + Sync),
+    /// The regions it knows.
+    pub regions: &'s Regions,
+    /// Milliseconds on the edge's monotonic clock, never 0: the clock of load estimates.
+    pub now_ms: u64,
+}
+
+impl std::fmt::Debug for World<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("World").field("snapshot", &self.snapshot.version).finish_non_exhaustive()
+    }
+}
+
+/// Where the request goes now.
+#[derive(Debug, Clone, Copy)]
+pub struct Decision<'s> {
+    /// The Machine, and why.
+    pub pick: Pick<'s>,
+    /// How many could have taken it.
+    pub candidates: usize,
+    /// Whether another one could take it, on a node that answers: then a node that falls silent is
+    /// given up.
+    pub alternatives: bool,
+}
+
+/// What is known of the request when an attempt failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Repeat {
+    /// Whether its method may be repeated (RFC 9110 section 9.2.2).
+    pub idempotent: bool,
+    /// Whether all of its body that was sent can be sent again.
+    pub replayable: bool,
+    /// Time left.
+    pub left: Duration,
+}
+
+/// The end of a request without a response of an app.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stop {
+    /// The code of the proxy's own response.
+    pub code: ErrorCode,
+    /// What it adds to the code's help.
+    pub why: Option<String>,
+}
+
+impl From<ErrorCode> for Stop {
+    fn from(code: ErrorCode) -> Self {
+        Self { code, why: None }
+    }
+}
+
+/// What is known of a request's way so far.
+#[derive(Debug)]
+pub struct Route<'s> {
+    app: &'s Arc<AppView>,
+    port: u16,
+    constraint: Constraint,
+    replays: u32,
+    // Since the last replay.
+    failed: u32,
+    refused: u32,
+    stale: u32,
+    last: Option<ErrorCode>,
+}
+
+impl<'s> Route<'s> {
+    /// A request for `app` on the public `port` that prefers those regions (codes or aliases).
+    pub fn new(app: &'s Arc<AppView>, port: u16, prefer: Vec<String>) -> Self {
+        let constraint = Constraint { prefer, ..Constraint::default() };
+        Self { app, port, constraint, replays: 0, failed: 0, refused: 0, stale: 0, last: None }
+    }
+
+    /// The app that it is for now: a replay may have changed it.
+    pub fn app(&self) -> &'s Arc<AppView> {
+        self.app
+    }
+
+    /// Replays that were followed.
+    pub fn replays(&self) -> u32 {
+        self.replays
+    }
+
+    /// What the request, or the last replay, asks for; Machines that failed are excluded.
+    pub fn constraint(&self) -> &Constraint {
+        &self.constraint
+    }
+
+    /// Decides which Machine gets the request now. `usable` may leave out candidates for reasons that
+    /// are not in the snapshot yet.
+    ///
+    /// # Errors
+    /// The code to answer with when none is left: that of the last failure, else `PR01` or `PR02`.
+    pub fn decide(
+        &self,
+        world: &World<'s>,
+        usable: impl Fn(&Candidate<'s>) -> bool,
+        rng: &mut impl Random,
+    ) -> Result<Decision<'s>, ErrorCode> {
+        let app: &'s AppView = self.app;
+        let World { snapshot, proximity, regions, now_ms } = *world;
+        let verdicts = balance::candidates(app, snapshot, self.port, &self.constraint, proximity, now_ms);
+        let able = verdicts.into_iter().filter_map(|(_, verdict)| verdict.ok());
+        let candidates: Vec<Candidate<'s>> = able.filter(usable).collect();
+        let pick = balance::pick(&candidates, &self.constraint, regions, rng)
+            .ok_or_else(|| self.last.unwrap_or_else(|| self.no_candidate()))?;
+        let lively = |other: &Candidate<'_>| {
+            other.machine.record.id != pick.candidate.machine.record.id && other.alive && !other.suspect
+        };
+        let alternatives = !pick.candidate.suspect && candidates.iter().any(lively);
+        Ok(Decision { pick, candidates: candidates.len(), alternatives })
+    }
+
+    fn no_candidate(&self) -> ErrorCode {
+        let named = |id: MachineId| self.app.machines.keys().any(|(machine, _)| *machine == id);
+        match self.constraint.machine {
+            Some(id) if !named(id) => ErrorCode::PR02,
+            Some(_) | None => ErrorCode::PR01,
+        }
+    }
+
+    /// Takes note of a failed attempt at `machine`; the next decision leaves it out. `stale` says
+    /// that nothing speaks against the Machine: it closed an old connection at the same moment.
+    ///
+    /// # Errors
+    /// The code to answer with, when the request may not be tried again.
+    pub fn after_failure(
+        &mut self,
+        machine: MachineId,
+        failure: Failure,
+        stale: bool,
+        request: Repeat,
+    ) -> Result<(), ErrorCode> {
+        match failure {
+            Failure::Refused(_) => self.refused += 1,
+            Failure::Unreachable | Failure::Broken { .. } => self.failed += 1,
+        }
+        let so_far = Attempted {
+            attempts: self.failed,
+            refusals: self.refused,
+            idempotent: request.idempotent,
+            replayable: request.replayable,
+            left: request.left,
+        };
+        match retry::after_failure(failure, so_far) {
+            Next::Answer(code) => return Err(code),
+            Next::Retry => {}
+        }
+        self.stale += u32::from(stale);
+        if !stale || self.stale > MAX_STALE {
+            self.constraint.exclude.push(machine);
+        }
+        self.last = Some(match (failure, self.last) {
+            // Whatever came later: a Machine that is only full is the most hopeful word.
+            (Failure::Refused(RefuseReason::Full), _) | (_, Some(ErrorCode::PR04)) => ErrorCode::PR04,
+            (Failure::Refused(reason), _) => retry::refusal_code(reason),
+            (Failure::Unreachable, _) => ErrorCode::PM02,
+            (Failure::Broken { code, .. }, _) => code,
+        });
+        Ok(())
+    }
+
+    /// Follows an instruction that `source` answered (SPEC RPL-1, RPL-3, RPL-5, RPL-8); the next
+    /// decision goes to its target.
+    ///
+    /// # Errors
+    /// [`Stop`]: too many replays, an instruction that is not valid, or a target that is refused.
+    pub fn follow(
+        &mut self,
+        instruction: &[u8],
+        source: &MachineView,
+        world: &World<'s>,
+    ) -> Result<Replay, Stop> {
+        if self.replays >= replay::MAX_REPLAYS {
+            return Err(ErrorCode::PA02.into());
+        }
+        let wanted = replay::parse(instruction, world.regions)
+            .map_err(|error| Stop { code: ErrorCode::PA03, why: Some(error.to_string()) })?;
+        let target = replay::resolve(&wanted, self.app, source.record.id, world.snapshot)
+            .map_err(|refusal| Stop { code: refusal.code(), why: Some(refusal.to_string()) })?;
+        let app = world.snapshot.apps.get(&target.app).ok_or(ErrorCode::PA05)?;
+        *self = Self {
+            constraint: target.constraint,
+            replays: self.replays + 1,
+            ..Self::new(app, self.port, Vec::new())
+        };
+        Ok(wanted)
+    }
+}
+
+#[cfg(test)]
+mod tests;
