@@ -65,7 +65,7 @@ impl Probes {
             return None;
         }
         let Some(last) = self.last else { return Some(now) };
-        let used = vitals.used_ago(now).is_some_and(|ago| ago < IN_USE);
+        let used = vitals.signs.used_ago(now).is_some_and(|ago| ago < IN_USE);
         let hurry = streams || used || !self.sent.is_empty() || self.next_number < FIRST_PROBES;
         Some(last + if hurry { busy } else { idle })
     }
@@ -76,7 +76,7 @@ impl Probes {
         if self.sent.len() > REMEMBERED {
             self.sent.pop_front();
         }
-        vitals.owes(now);
+        vitals.signs.owes(now);
         // Fails only with the connection, which whoever drives it notices.
         let _ = conn.connection.send_datagram(Datagram::Ping(self.next_number).encode());
         self.next_number += 1;
@@ -87,7 +87,7 @@ impl Probes {
         if let Some(place) = self.sent.iter().position(|(sent, _)| *sent == number)
             && let Some((_, at)) = self.sent.drain(..=place).next_back()
         {
-            vitals.measured(now.saturating_duration_since(at));
+            vitals.signs.measured(now.saturating_duration_since(at));
         }
     }
 }

@@ -126,7 +126,7 @@ impl Peer {
             self.current.store(preferred(conns));
         });
         self.vitals.connections.fetch_add(1, Ordering::Relaxed);
-        self.vitals.heard(clock::now());
+        self.vitals.signs.heard(clock::now());
         self.changed.notify_waiters();
         shared.share_windows();
         for message in self.take_kept() {
@@ -162,7 +162,7 @@ impl Peer {
     pub(super) async fn open(self: &Arc<Self>, shared: &Arc<Shared>) -> Result<FrameStream, OpenError> {
         let now = clock::now();
         self.vitals.uses(now);
-        self.vitals.owes(now);
+        self.vitals.signs.owes(now);
         let mut again = true;
         loop {
             let conn = self.connect(shared).await?;
@@ -246,7 +246,7 @@ impl Peer {
 
     async fn dial_once(self: &Arc<Self>, shared: &Arc<Shared>) -> Result<(), String> {
         let address = self.address.load_full().ok_or("its address is not known yet")?;
-        self.vitals.owes(clock::now());
+        self.vitals.signs.owes(clock::now());
         let name = certificate_name(self.number);
         let connecting = shared
             .endpoint

@@ -166,7 +166,7 @@ pub(super) async fn connection(shared: &Arc<Shared>, peer: &Arc<Peer>, conn: &Ar
             }
             Err(error) => return error,
         }
-        vitals.heard(clock::now());
+        vitals.signs.heard(clock::now());
     }
 }
 

@@ -283,7 +283,7 @@ impl FrameReceiver {
             let stream = self.stream.as_mut().ok_or(StreamError::Closed)?;
             match stream.read_chunk(MAX_DATA, true).await? {
                 Some(chunk) => {
-                    self.vitals.heard(clock::now());
+                    self.vitals.signs.heard(clock::now());
                     self.buffer.extend_from_slice(&chunk.bytes);
                 }
                 None if whole && self.buffer.is_empty() => return Ok(None),
@@ -375,7 +375,7 @@ impl AsyncRead for RawReceiver {
         let before = buf.filled().len();
         let polled = AsyncRead::poll_read(Pin::new(stream), cx, buf);
         if buf.filled().len() > before {
-            this.vitals.heard(clock::now());
+            this.vitals.signs.heard(clock::now());
         }
         polled
     }
