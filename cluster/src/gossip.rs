@@ -58,6 +58,30 @@ pub const MAX_MESSAGE: usize = 65_510;
 /// keeps its record's.
 pub type Members = OrdMap<NodeNumber, Arc<NodeFacts>>;
 
+/// What a node says of itself and learns of the others: gossip's outside. [`Gossip`] is chitchat's;
+/// the simulator has a model of it.
+pub trait Membership: Send + Sync + 'static {
+    /// Says this of the node. Set the Machines before it at the start: nothing is told to others
+    /// until it is set.
+    ///
+    /// # Errors
+    /// [`ValueTooLong`]; nothing is changed then. The caller caused it.
+    fn set_node(&self, record: &NodeRecord) -> Result<(), ValueTooLong>;
+
+    /// Says this of all Machines: those that are not in `records` disappear everywhere.
+    ///
+    /// # Errors
+    /// The first record that is [`ValueTooLong`]; nothing is changed then. The caller caused it.
+    fn set_machines(&self, records: &OrdMap<MachineId, Record>) -> Result<(), ValueTooLong>;
+
+    /// Tells of nodes that exist, usually all of the registry's: those that are not alive are tried
+    /// again and again, so partitions heal however long they lasted.
+    fn set_seeds(&self, seeds: BTreeSet<NodeNumber>);
+
+    /// All known nodes, this one included, now and whenever something of them changes.
+    fn members(&self) -> watch::Receiver<Members>;
+}
+
 /// How gossip runs. Make one with [`GossipConfig::new`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GossipConfig {
@@ -227,21 +251,6 @@ impl Gossip {
         Self { shared, requests, tasks, _stop: Arc::new(cancel.drop_guard()) }
     }
 
-    /// Says this of the node. Set the Machines before it at the start: nothing is told to others
-    /// until it is set.
-    ///
-    /// # Errors
-    /// [`ValueTooLong`]; nothing is changed then. The caller caused it.
-    pub fn set_node(&self, record: &NodeRecord) -> Result<(), ValueTooLong> {
-        let text = entry::to_text(record)?;
-        self.write(|own| {
-            let changed = own.node.as_ref() != Some(&text);
-            own.node = Some(text);
-            changed
-        });
-        Ok(())
-    }
-
     /// Says this of one Machine.
     ///
     /// # Errors
@@ -257,23 +266,6 @@ impl Gossip {
         self.write(|own| own.machines.remove(&id).is_some());
     }
 
-    /// Says this of all Machines: those that are not in `records` disappear everywhere.
-    ///
-    /// # Errors
-    /// The first record that is [`ValueTooLong`]; nothing is changed then. The caller caused it.
-    pub fn set_machines(&self, records: &OrdMap<MachineId, Record>) -> Result<(), ValueTooLong> {
-        let mut machines = BTreeMap::new();
-        for (id, record) in records {
-            machines.insert(*id, entry::to_text(record)?);
-        }
-        self.write(|own| {
-            let changed = own.machines != machines;
-            own.machines = machines;
-            changed
-        });
-        Ok(())
-    }
-
     /// Takes a message of a peer. Never blocks: drops and counts when too many wait.
     pub fn inbound(&self, peer: NodeNumber, message: Bytes) {
         if message.len() > MAX_MESSAGE {
@@ -281,27 +273,6 @@ impl Gossip {
         } else if self.shared.inbound.load().try_send((peer, message)).is_err() {
             count(&self.shared.counters.dropped);
         }
-    }
-
-    /// Tells of nodes that exist, usually all of the registry's: those that are not alive are tried
-    /// at each tick, so partitions heal however long they lasted.
-    pub fn set_seeds(&self, seeds: impl IntoIterator<Item = NodeNumber>) {
-        let mut seeds: BTreeSet<NodeNumber> = seeds.into_iter().collect();
-        seeds.remove(&self.shared.config.number);
-        let new = self.shared.with_own(|own| {
-            let new = !seeds.is_subset(&own.seeds);
-            own.seeds = seeds;
-            own.new_seeds |= new;
-            new
-        });
-        if new {
-            self.shared.wake.notify_one();
-        }
-    }
-
-    /// All known nodes, this one included, now and whenever something of them changes.
-    pub fn members(&self) -> watch::Receiver<Members> {
-        self.shared.members.subscribe()
     }
 
     /// This node's generation and version, everything that was set before this call included. They
@@ -349,6 +320,48 @@ impl Gossip {
         if changed {
             self.shared.wake.notify_one();
         }
+    }
+}
+
+impl Membership for Gossip {
+    fn set_node(&self, record: &NodeRecord) -> Result<(), ValueTooLong> {
+        let text = entry::to_text(record)?;
+        self.write(|own| {
+            let changed = own.node.as_ref() != Some(&text);
+            own.node = Some(text);
+            changed
+        });
+        Ok(())
+    }
+
+    fn set_machines(&self, records: &OrdMap<MachineId, Record>) -> Result<(), ValueTooLong> {
+        let mut machines = BTreeMap::new();
+        for (id, record) in records {
+            machines.insert(*id, entry::to_text(record)?);
+        }
+        self.write(|own| {
+            let changed = own.machines != machines;
+            own.machines = machines;
+            changed
+        });
+        Ok(())
+    }
+
+    fn set_seeds(&self, mut seeds: BTreeSet<NodeNumber>) {
+        seeds.remove(&self.shared.config.number);
+        let new = self.shared.with_own(|own| {
+            let new = !seeds.is_subset(&own.seeds);
+            own.seeds = seeds;
+            own.new_seeds |= new;
+            new
+        });
+        if new {
+            self.shared.wake.notify_one();
+        }
+    }
+
+    fn members(&self) -> watch::Receiver<Members> {
+        self.shared.members.subscribe()
     }
 }
 

@@ -67,22 +67,37 @@ type Fold = fn(&Snapshot, Changes) -> Snapshot;
 
 /// Publishes a snapshot for each batch of changes until cancelled.
 pub async fn run(inputs: Inputs, out: Publisher, counters: Arc<PublishCounters>, cancel: CancellationToken) {
-    Folder { last: Snapshot::default(), folded: Members::new(), fold, out, counters }
-        .run(inputs, cancel)
-        .await;
+    Folder::new(counters).run(inputs, out, cancel).await;
 }
 
-struct Folder {
+/// Makes the next snapshot of the last one and of what was told since: [`run`] without time and
+/// tasks.
+pub struct Folder {
     last: Snapshot,
     /// The members that the last snapshot holds.
     folded: Members,
     fold: Fold,
-    out: Publisher,
     counters: Arc<PublishCounters>,
 }
 
+impl std::fmt::Debug for Folder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Folder").field("last", &self.last.version).finish_non_exhaustive()
+    }
+}
+
 impl Folder {
-    async fn run(mut self, inputs: Inputs, cancel: CancellationToken) {
+    /// Begins with an empty snapshot.
+    pub fn new(counters: Arc<PublishCounters>) -> Self {
+        Self { last: Snapshot::default(), folded: Members::new(), fold, counters }
+    }
+
+    /// The last snapshot.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.last
+    }
+
+    async fn run(mut self, inputs: Inputs, out: Publisher, cancel: CancellationToken) {
         let Inputs { mut members, mut registry, mut configs } = inputs;
         let (mut members_open, mut registry_open, mut configs_open) = (true, true, true);
         let mut arrived = Vec::new();
@@ -94,8 +109,12 @@ impl Folder {
                 () = time::sleep_until(next_fold), if due => {
                     due = false;
                     let now = (members.borrow_and_update().clone(), registry.borrow_and_update().clone());
-                    if self.step(now.0, now.1, std::mem::take(&mut arrived)) {
+                    let before = self.last.version;
+                    if self.step(now.0, now.1, std::mem::take(&mut arrived), clock::unix_ms()) {
                         next_fold = Instant::now() + BATCH;
+                    }
+                    if self.last.version != before {
+                        out.publish(self.last.clone());
                     }
                 }
                 changed = members.changed(), if members_open => {
@@ -117,19 +136,20 @@ impl Folder {
         }
     }
 
-    /// Folds what is new; whether anything was.
-    fn step(
+    /// Folds what is new at `now_ms` (milliseconds since 1970 on this node's clock); whether anything
+    /// was. [`Folder::snapshot`] is the next one then, unless each of its changes was left out.
+    pub fn step(
         &mut self,
         members: Members,
         registry: (u64, Arc<State>),
         configs: Vec<(ConfigHash, Arc<MachineConfig>)>,
+        now_ms: u64,
     ) -> bool {
         let known = |number, facts| self.folded.get(number).is_some_and(|known| Arc::ptr_eq(known, facts));
         let nodes = members.iter().filter(|(number, facts)| !known(*number, *facts));
         let nodes: Vec<_> = nodes.map(|(_, facts)| facts.as_ref().clone()).collect();
         let same = registry.0 == self.last.applied && Arc::ptr_eq(&registry.1, &self.last.registry);
-        let changes =
-            Changes { registry: (!same).then_some(registry), nodes, configs, now_ms: clock::unix_ms() };
+        let changes = Changes { registry: (!same).then_some(registry), nodes, configs, now_ms };
         self.folded = members;
         if changes.registry.is_none() && changes.nodes.is_empty() && changes.configs.is_empty() {
             return false;
@@ -147,7 +167,6 @@ impl Folder {
         if self.last.version != before {
             forget_configs(&mut self.last, SPARE_CONFIGS);
             self.counters.folds.fetch_add(1, Ordering::Relaxed);
-            self.out.publish(self.last.clone());
         }
         true
     }

@@ -14,13 +14,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::{Config, SnapshotPolicy};
-use skein_core::facts::{Fact, FactKey, State};
+use skein_core::facts::{Fact, FactKey, Outcome, Proposal, State};
 use skein_core::{NodeNumber, Random, codec};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use ulid::Ulid;
 
+use crate::BoxFuture;
 use crate::clock;
 use crate::entropy::Entropy;
 
@@ -33,7 +34,7 @@ mod network;
 mod propose;
 mod types;
 
-pub use network::{BoxFuture, RaftTransport};
+pub use network::RaftTransport;
 pub use propose::{BootstrapError, ProposeError};
 
 use disk::{Disk, DiskError};
@@ -43,6 +44,20 @@ use members::View;
 use message::{Request, Response};
 use network::{Incoming, Network};
 use types::Raft;
+
+/// The facts that all nodes agree on, from one node: the registry's outside. [`RaftRegistry`] is
+/// openraft's; the simulator has a model of it.
+pub trait Registry: Send + Sync + 'static {
+    /// The index of the last entry applied here (0 when none is) and the facts after it.
+    fn watch(&self) -> watch::Receiver<(u64, Arc<State>)>;
+
+    /// Carries out a proposal: what it made, and the index of its entry. A request id counts once,
+    /// so a caller may try again after a failure without doing it twice.
+    ///
+    /// # Errors
+    /// [`ProposeError`]; only after [`ProposeError::Refused`] it is certain that nothing changed.
+    fn submit(&self, proposal: Proposal) -> BoxFuture<'_, Result<(Outcome, u64), ProposeError>>;
+}
 
 /// How a registry runs; [`RegistryConfig::new`] has the values for a real cluster.
 #[derive(Debug, Clone)]
@@ -61,7 +76,7 @@ pub struct RegistryConfig {
     /// A follower stands for election after the longer of these plus a random time between both
     /// without word from a leader. Both above `heartbeat`.
     pub election: (Duration, Duration),
-    /// The most that [`Registry::propose`] takes.
+    /// The most that [`RaftRegistry::propose`] takes.
     pub write_timeout: Duration,
     /// Voters once there are that many nodes: 3 or 5.
     pub voters: usize,
@@ -171,7 +186,7 @@ pub struct RegistryStatus {
 
 /// A node's registry. Clones share it.
 #[derive(Clone)]
-pub struct Registry(Arc<Inner>);
+pub struct RaftRegistry(Arc<Inner>);
 
 struct Inner {
     config: RegistryConfig,
@@ -187,13 +202,13 @@ struct Inner {
     stop: CancellationToken,
 }
 
-impl std::fmt::Debug for Registry {
+impl std::fmt::Debug for RaftRegistry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("Registry").field(&self.0.config.node).finish()
     }
 }
 
-impl Registry {
+impl RaftRegistry {
     /// Opens the registry's file, or makes it. Facts that were applied before are there at once,
     /// whoever else is alive. A new node waits until a leader adds it; the first one is to be
     /// [bootstrapped](Self::bootstrap).
@@ -250,11 +265,6 @@ impl Registry {
     /// The index of the last entry applied here; 0 when none is.
     pub fn applied(&self) -> u64 {
         self.0.published.borrow().0
-    }
-
-    /// Follows [`applied`](Self::applied) and [`state`](Self::state) together.
-    pub fn watch(&self) -> watch::Receiver<(u64, Arc<State>)> {
-        self.0.published.clone()
     }
 
     /// Where this registry stands.
@@ -317,6 +327,16 @@ impl Registry {
 
     fn view(&self) -> View {
         View::of(&self.0.raft.metrics())
+    }
+}
+
+impl Registry for RaftRegistry {
+    fn watch(&self) -> watch::Receiver<(u64, Arc<State>)> {
+        self.0.published.clone()
+    }
+
+    fn submit(&self, proposal: Proposal) -> BoxFuture<'_, Result<(Outcome, u64), ProposeError>> {
+        Box::pin(self.carry_out(proposal))
     }
 }
 

@@ -10,6 +10,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use bytes::Bytes;
+use skein_cluster::registry::Registry as _;
 use skein_core::NodeNumber;
 use skein_core::codec;
 use skein_core::wire::{ApiAnswer, ApiCall, Ask};

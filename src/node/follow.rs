@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 use skein_cluster::backhaul::{Backhaul, PeerAddress};
-use skein_cluster::gossip::Gossip;
-use skein_cluster::registry::Registry;
+use skein_cluster::gossip::{Gossip, Membership as _};
+use skein_cluster::registry::{RaftRegistry, Registry as _};
 use skein_core::NodeNumber;
 use skein_core::facts::State;
 use skein_core::key::NodeRecord;
@@ -40,12 +40,12 @@ pub(super) fn apply_nodes(
     backhaul.set_fenced(state.fenced().iter().copied().collect());
     backhaul.set_peers(&peers);
     links.follow(state, own);
-    gossip.set_seeds(others().map(|node| node.number));
+    gossip.set_seeds(others().map(|node| node.number).collect());
 }
 
 /// Follows the registry's nodes until cancelled.
 pub(super) async fn nodes(
-    registry: Registry,
+    registry: RaftRegistry,
     own: NodeNumber,
     backhaul: Backhaul,
     links: Arc<LinkRules>,
@@ -99,7 +99,7 @@ pub(super) async fn record(
 /// Destroys this node's Machines of apps that are destroyed, until cancelled. It goes by the change:
 /// an app that was known and is gone. That an app is not known says nothing by itself: a node may be
 /// behind.
-pub(super) async fn destroyed_apps(machines: Machines, registry: Registry, cancel: CancellationToken) {
+pub(super) async fn destroyed_apps(machines: Machines, registry: RaftRegistry, cancel: CancellationToken) {
     let mut states = registry.watch();
     let mut before = states.borrow_and_update().1.clone();
     loop {

@@ -7,7 +7,7 @@ use skein_cluster::clock;
 use skein_cluster::entropy::Entropy;
 use skein_cluster::identity::Identity;
 use skein_cluster::join::{self, JoinArgs};
-use skein_cluster::registry::Registry;
+use skein_cluster::registry::RaftRegistry;
 use skein_core::facts::{Command, Scope, Settings, Token};
 use skein_core::{OrgId, TokenId};
 
@@ -58,7 +58,7 @@ pub(super) async fn identity(config: &NodeConfig, backhaul: SocketAddr) -> anyho
 
 /// Founds the cluster's registry, or finishes what a crash interrupted: each step is done once.
 pub(super) async fn registry(
-    registry: &Registry,
+    registry: &RaftRegistry,
     identity: &Identity,
     config: &NodeConfig,
     backhaul: SocketAddr,

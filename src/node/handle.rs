@@ -7,9 +7,9 @@ use anyhow::Context as _;
 use skein_cluster::Reader;
 use skein_cluster::backhaul::{Backhaul, Peers};
 use skein_cluster::barrier;
-use skein_cluster::gossip::Gossip;
+use skein_cluster::gossip::{Gossip, Membership as _};
 use skein_cluster::identity::Identity;
-use skein_cluster::registry::Registry;
+use skein_cluster::registry::RaftRegistry;
 use skein_core::key::NodeRecord;
 use skein_core::region::Regions;
 use skein_core::wire::Seen;
@@ -37,7 +37,7 @@ pub struct NodeHandle {
     /// All it knows.
     pub reader: Reader,
     /// The facts of organizations and apps.
-    pub registry: Registry,
+    pub registry: RaftRegistry,
     /// Its own Machines.
     pub machines: Machines,
     /// Calls to other nodes.

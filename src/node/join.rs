@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use skein_cluster::BoxFuture;
 use skein_cluster::backhaul::Joiner;
 use skein_cluster::identity::{Authority, DataKey};
-use skein_cluster::registry::{ProposeError, Registry};
+use skein_cluster::registry::{ProposeError, RaftRegistry};
 use skein_cluster::token;
 use skein_core::facts::{Command, Outcome, Refusal};
 use skein_core::wire::{JoinRefusal, JoinReply, JoinRequest};
@@ -15,7 +15,7 @@ use skein_core::wire::{JoinRefusal, JoinReply, JoinRequest};
 #[derive(Clone)]
 pub(super) struct Admission {
     /// Where tokens are spent and numbers given.
-    pub(super) registry: Registry,
+    pub(super) registry: RaftRegistry,
     /// What the authority's key is sealed under.
     pub(super) data_key: DataKey,
 }

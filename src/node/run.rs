@@ -8,10 +8,10 @@ use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use skein_cluster::backhaul::{Backhaul, BackhaulConfig};
 use skein_cluster::configs::{self, ConfigCounters};
-use skein_cluster::gossip::{Gossip, GossipConfig};
+use skein_cluster::gossip::{Gossip, GossipConfig, Membership as _};
 use skein_cluster::link::LinkTable;
 use skein_cluster::publish::{self, PublishCounters};
-use skein_cluster::registry::{Registry, RegistryConfig};
+use skein_cluster::registry::{RaftRegistry, Registry as _, RegistryConfig};
 use skein_cluster::store::Store;
 use skein_cluster::{clock, local, reader};
 use skein_core::api::BoundJson;
@@ -89,7 +89,7 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
     )
     .context("start the backhaul")?;
     let carrier = Arc::new(Carrier(backhaul.clone()));
-    let registry = Registry::open(
+    let registry = RaftRegistry::open(
         RegistryConfig {
             create: founding || fresh,
             ..RegistryConfig::new(number, data_dir.join("registry.redb"))

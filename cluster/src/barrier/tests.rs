@@ -1,6 +1,6 @@
 use super::*;
 use crate::gossip::net::{Net, config as gossip_config, node, record, until};
-use crate::gossip::{Gossip, Members};
+use crate::gossip::{Gossip, Members, Membership as _};
 use crate::publish::{self, Inputs};
 use crate::reader::{self, Publisher};
 use skein_core::facts::State;

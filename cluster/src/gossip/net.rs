@@ -14,7 +14,7 @@ use skein_core::{AppId, ConfigHash, MachineId, NodeNumber, ProcessGroup, Random,
 use tokio::time;
 use ulid::Ulid;
 
-use super::{Gossip, GossipConfig, GossipTransport, Members};
+use super::{Gossip, GossipConfig, GossipTransport, Members, Membership as _};
 
 const REGIONS: [&str; 5] = ["iad", "ams", "nrt", "syd", "gru"];
 
@@ -95,7 +95,7 @@ impl Net {
     pub(crate) fn cluster(self: &Arc<Self>, count: u32, tick: Duration) -> Vec<Gossip> {
         let start = |number| {
             let gossip = self.start(GossipConfig { tick, ..config(number, 1) });
-            gossip.set_seeds((1..=count).map(NodeNumber));
+            gossip.set_seeds((1..=count).map(NodeNumber).collect());
             gossip.set_node(&node(number)).unwrap();
             gossip
         };

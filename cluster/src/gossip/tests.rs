@@ -297,9 +297,9 @@ async fn a_node_of_another_cluster_is_not_let_in() {
     let net = Net::new();
     let nodes = net.cluster(2, TICK);
     let other = net.start(GossipConfig { cluster: Ulid(8), ..config(3, 1) });
-    other.set_seeds([NodeNumber(1)]);
+    other.set_seeds([NodeNumber(1)].into());
     other.set_node(&node(3)).unwrap();
-    nodes[0].set_seeds([NodeNumber(2), NodeNumber(3)]);
+    nodes[0].set_seeds([NodeNumber(2), NodeNumber(3)].into());
     formed(&nodes, 2).await;
     holds(&other, Duration::from_secs(30), "it is alone", |members| members.len() <= 1).await;
     assert!(other.counters().received > 0 && nodes[0].members().borrow().len() == 2);
@@ -335,7 +335,7 @@ async fn a_node_whose_clock_went_back_takes_a_greater_generation() {
     let back = net.start(config(2, 0));
     back.set_machine(&record(6)).unwrap();
     back.set_node(&node(2)).unwrap();
-    back.set_seeds([NodeNumber(1)]);
+    back.set_seeds([NodeNumber(1)].into());
     until(&back, "its own number's last life", |members| alive(members, 2) && alive(members, 1)).await;
     assert!(back.own_version().await.is_ok(), "a question outlives a life");
     let members = until(&nodes[0], "the later life", |members| has(members, 2, 6)).await;

@@ -25,14 +25,8 @@ fn world(fold: Fold) -> (World, impl Future<Output = ()>) {
     let inputs = Inputs { members: members.subscribe(), registry: registry.subscribe(), configs: arriving };
     let (out, reader) = reader::channel(Snapshot::default());
     let counters = Arc::new(PublishCounters::default());
-    let folder = Folder {
-        last: Snapshot::default(),
-        folded: Members::new(),
-        fold,
-        out,
-        counters: Arc::clone(&counters),
-    };
-    let run = folder.run(inputs, CancellationToken::new());
+    let folder = Folder { fold, ..Folder::new(Arc::clone(&counters)) };
+    let run = folder.run(inputs, out, CancellationToken::new());
     (World { members, registry, configs, counters, reader }, run)
 }
 

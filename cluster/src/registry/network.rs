@@ -19,6 +19,7 @@ use ulid::Ulid;
 
 use super::message::{Part, Request, Response};
 use super::types::{Id, Image, Raft, Snapshot, Types};
+use crate::BoxFuture;
 use crate::clock;
 use crate::entropy::Entropy;
 
@@ -27,14 +28,16 @@ const PART: usize = 1 << 20;
 /// How long one part may take; the last one includes the installation.
 const PART_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A future on the heap.
-pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
-
 /// How a registry reaches the others; backhaul in a node, function calls in tests.
 pub trait RaftTransport: Send + Sync + 'static {
-    /// Hands `message` to `to`'s [`Registry::handle`](super::Registry::handle); its answer, or why
+    /// Hands `message` to `to`'s [`RaftRegistry::handle`](super::RaftRegistry::handle); its answer, or why
     /// there is none within `timeout`.
-    fn call(&self, to: NodeNumber, message: Bytes, timeout: Duration) -> BoxFuture<Result<Bytes, String>>;
+    fn call(
+        &self,
+        to: NodeNumber,
+        message: Bytes,
+        timeout: Duration,
+    ) -> BoxFuture<'static, Result<Bytes, String>>;
 
     /// Whether `to` was heard of lately. Only a hint: it decides how fast a write is refused and
     /// whether a snapshot is worth encoding.

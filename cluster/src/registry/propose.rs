@@ -14,7 +14,7 @@ use skein_core::{NodeNumber, Random};
 use tokio::time::{Instant, timeout_at};
 use ulid::Ulid;
 
-use super::Registry;
+use super::RaftRegistry;
 use super::members::View;
 use super::message::{Accepted, NotAccepted, Request, Response};
 use super::network::call;
@@ -70,7 +70,7 @@ pub enum BootstrapError {
     },
 }
 
-impl Registry {
+impl RaftRegistry {
     /// Begins a cluster's life with this node as the only voter and carries out `commands` (`Init`,
     /// then `AddFirstNode`). It may be called again after a crash: what is there already is kept.
     ///
@@ -108,15 +108,10 @@ impl Registry {
             (u128::from(entropy.next_u64()) << 64) | u128::from(entropy.next_u64())
         };
         let request = Ulid::from_parts(now_ms, random);
-        self.submit(Proposal { request, now_ms, command }).await
+        self.carry_out(Proposal { request, now_ms, command }).await
     }
 
-    /// As [`propose`](Self::propose), with a request id of the caller's, who may then try again
-    /// after a failure without doing it twice.
-    ///
-    /// # Errors
-    /// As [`propose`](Self::propose).
-    pub async fn submit(&self, proposal: Proposal) -> Result<(Outcome, u64), ProposeError> {
+    pub(super) async fn carry_out(&self, proposal: Proposal) -> Result<(Outcome, u64), ProposeError> {
         let deadline = Instant::now() + self.0.config.write_timeout;
         let accepted = self.until_accepted(&proposal, deadline).await?;
         let mut published = self.0.published.clone();

@@ -18,7 +18,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 /// Carries messages between the registries of a test.
 #[derive(Default)]
 struct Hub {
-    registries: Mutex<BTreeMap<NodeNumber, Registry>>,
+    registries: Mutex<BTreeMap<NodeNumber, RaftRegistry>>,
     /// From, to.
     cut: Mutex<BTreeSet<(NodeNumber, NodeNumber)>>,
     /// How long a message is on its way.
@@ -28,7 +28,7 @@ struct Hub {
 }
 
 impl Hub {
-    fn up(&self, from: NodeNumber, to: NodeNumber) -> Option<Registry> {
+    fn up(&self, from: NodeNumber, to: NodeNumber) -> Option<RaftRegistry> {
         if self.cut.lock().unwrap().contains(&(from, to)) {
             return None;
         }
@@ -42,7 +42,12 @@ struct Wire {
 }
 
 impl RaftTransport for Wire {
-    fn call(&self, to: NodeNumber, message: Bytes, timeout: Duration) -> BoxFuture<Result<Bytes, String>> {
+    fn call(
+        &self,
+        to: NodeNumber,
+        message: Bytes,
+        timeout: Duration,
+    ) -> BoxFuture<'static, Result<Bytes, String>> {
         let (hub, from) = (Arc::clone(&self.hub), self.from);
         Box::pin(async move {
             if let Ok(Request::Snapshot(_)) = codec::decode(&message) {
@@ -93,11 +98,11 @@ fn config(dir: &Path, node: u32) -> RegistryConfig {
 
 impl Cluster {
     /// A cluster of `nodes` nodes, all added through the first.
-    async fn of(nodes: u32) -> (Self, Vec<Registry>) {
+    async fn of(nodes: u32) -> (Self, Vec<RaftRegistry>) {
         Self::tuned(nodes, |_| {}).await
     }
 
-    async fn tuned(nodes: u32, tune: fn(&mut RegistryConfig)) -> (Self, Vec<Registry>) {
+    async fn tuned(nodes: u32, tune: fn(&mut RegistryConfig)) -> (Self, Vec<RaftRegistry>) {
         let cluster = Self { hub: Arc::default(), dir: tempfile::tempdir().unwrap(), tune };
         let first = cluster.open(1).await;
         first.bootstrap(beginning()).await.unwrap();
@@ -115,16 +120,16 @@ impl Cluster {
         (cluster, registries)
     }
 
-    async fn open(&self, n: u32) -> Registry {
+    async fn open(&self, n: u32) -> RaftRegistry {
         let mut config = config(self.dir.path(), n);
         (self.tune)(&mut config);
         let wire = Arc::new(Wire { hub: Arc::clone(&self.hub), from: number(n) });
-        let registry = Registry::open(config, wire).await.unwrap();
+        let registry = RaftRegistry::open(config, wire).await.unwrap();
         self.hub.registries.lock().unwrap().insert(number(n), registry.clone());
         registry
     }
 
-    async fn add(&self, through: &Registry, n: u32) -> Registry {
+    async fn add(&self, through: &RaftRegistry, n: u32) -> RaftRegistry {
         let (outcome, _) = through.propose(add_node(n)).await.unwrap();
         assert!(matches!(outcome, Outcome::Node(given, _) if given == number(n)), "{outcome:?}");
         self.open(n).await
@@ -203,7 +208,7 @@ fn app(id: u128, name: &str) -> Command {
 }
 
 /// Waits until the registry's status is as wanted; fails with the last one.
-async fn until(registry: &Registry, wanted: impl Fn(&RegistryStatus) -> bool) -> RegistryStatus {
+async fn until(registry: &RaftRegistry, wanted: impl Fn(&RegistryStatus) -> bool) -> RegistryStatus {
     let mut metrics = registry.0.raft.metrics();
     let waiting = async {
         loop {
@@ -222,7 +227,7 @@ async fn until(registry: &Registry, wanted: impl Fn(&RegistryStatus) -> bool) ->
 }
 
 /// Waits until the registry's facts are as wanted.
-async fn until_facts(registry: &Registry, wanted: impl Fn(&State) -> bool) {
+async fn until_facts(registry: &RaftRegistry, wanted: impl Fn(&State) -> bool) {
     let mut facts = registry.watch();
     let waiting = facts.wait_for(|(_, state)| wanted(state));
     if tokio::time::timeout(DEADLINE, waiting).await.is_err() {

@@ -38,7 +38,7 @@ async fn founder() -> Founder {
     let dir = tempfile::tempdir().unwrap();
     let identity = Identity::found(dir.path(), "iad-1".parse().unwrap()).unwrap();
     let config = RegistryConfig::new(NodeNumber(1), dir.path().join("registry"));
-    let registry = Registry::open(config, Arc::new(Alone)).await.unwrap();
+    let registry = RaftRegistry::open(config, Arc::new(Alone)).await.unwrap();
     let admission = Admission { registry, data_key: identity.data_key().clone() };
     Founder { admission, identity, dir }
 }

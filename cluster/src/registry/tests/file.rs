@@ -5,7 +5,7 @@ use redb::ReadableTable;
 struct Nobody;
 
 impl RaftTransport for Nobody {
-    fn call(&self, _: NodeNumber, _: Bytes, _: Duration) -> BoxFuture<Result<Bytes, String>> {
+    fn call(&self, _: NodeNumber, _: Bytes, _: Duration) -> BoxFuture<'static, Result<Bytes, String>> {
         Box::pin(async { Err("nobody is there".into()) })
     }
     fn reachable(&self, _: NodeNumber) -> bool {
@@ -13,8 +13,8 @@ impl RaftTransport for Nobody {
     }
 }
 
-async fn alone(dir: &Path) -> Registry {
-    Registry::open(config(dir, 1), Arc::new(Nobody)).await.unwrap()
+async fn alone(dir: &Path) -> RaftRegistry {
+    RaftRegistry::open(config(dir, 1), Arc::new(Nobody)).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -78,7 +78,7 @@ async fn the_file_of_another_node_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     alone(dir.path()).await.shutdown().await;
     let config = RegistryConfig { node: number(2), ..config(dir.path(), 1) };
-    let error = Registry::open(config, Arc::new(Nobody)).await.unwrap_err();
+    let error = RaftRegistry::open(config, Arc::new(Nobody)).await.unwrap_err();
     assert!(
         matches!(error, RegistryError::OtherNode { owner: NodeNumber(1), node: NodeNumber(2), .. }),
         "{error}"
@@ -89,18 +89,18 @@ async fn the_file_of_another_node_is_refused() {
 async fn a_lost_file_is_not_made_anew_behind_the_clusters_back() {
     let dir = tempfile::tempdir().unwrap();
     let config = RegistryConfig { create: false, ..config(dir.path(), 1) };
-    let error = Registry::open(config.clone(), Arc::new(Nobody)).await.unwrap_err();
+    let error = RaftRegistry::open(config.clone(), Arc::new(Nobody)).await.unwrap_err();
     assert!(matches!(error, RegistryError::Missing { .. }), "{error}");
     assert!(!config.path.exists());
     alone(dir.path()).await.shutdown().await;
-    Registry::open(config, Arc::new(Nobody)).await.unwrap();
+    RaftRegistry::open(config, Arc::new(Nobody)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_is_in_use_is_refused_with_its_path() {
     let dir = tempfile::tempdir().unwrap();
     let _registry = alone(dir.path()).await;
-    let error = Registry::open(config(dir.path(), 1), Arc::new(Nobody)).await.unwrap_err();
+    let error = RaftRegistry::open(config(dir.path(), 1), Arc::new(Nobody)).await.unwrap_err();
     assert!(error.to_string().contains("node-1.redb"), "{error}");
 }
 
@@ -117,7 +117,7 @@ async fn a_fact_that_cannot_be_read_is_named_and_stops_the_start() {
     });
     spoil.await.unwrap();
     registry.shutdown().await;
-    let error = Registry::open(config(dir.path(), 1), Arc::new(Nobody)).await.unwrap_err().to_string();
+    let error = RaftRegistry::open(config(dir.path(), 1), Arc::new(Nobody)).await.unwrap_err().to_string();
     assert!(error.contains("Org") && error.contains("format version 9"), "{error}");
 }
 
@@ -174,6 +174,6 @@ async fn jobs_of_the_disk_keep_their_order_and_a_durable_one_takes_the_soft_ones
 async fn a_second_node_in_one_directory_is_told_of_the_first() {
     let dir = tempfile::tempdir().unwrap();
     let _first = alone(dir.path()).await;
-    let error = Registry::open(config(dir.path(), 1), Arc::new(Nobody)).await.err().unwrap().to_string();
+    let error = RaftRegistry::open(config(dir.path(), 1), Arc::new(Nobody)).await.err().unwrap().to_string();
     assert!(error.contains("another node runs in this data directory"), "{error}");
 }

@@ -50,7 +50,7 @@ async fn a_node_that_joins_late_gets_everything() {
     for n in 0..100u128 {
         registries[0].propose(app(1_000 + n, &format!("app-{n}"))).await.unwrap();
     }
-    let purged = |registry: &Registry| registry.0.raft.metrics().borrow().purged.is_some();
+    let purged = |registry: &RaftRegistry| registry.0.raft.metrics().borrow().purged.is_some();
     until(&registries[0], |_| purged(&registries[0])).await;
     // A leader that was restarted has no snapshot at hand and makes one.
     cluster.stop(1).await;
