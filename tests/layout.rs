@@ -210,6 +210,23 @@ fn core_is_pure() {
 }
 
 #[test]
+fn bugs_are_planted_in_the_simulators_own_build_only() {
+    let graph = Graph::read();
+    for id in &graph.members {
+        let name = graph.name(id);
+        for dependency in graph.packages[id]["dependencies"].as_array().unwrap() {
+            let features = dependency["features"].as_array().unwrap();
+            assert!(features.iter().all(|feature| feature != "planted"), "{name} always plants bugs");
+        }
+        for (feature, implied) in graph.packages[id]["features"].as_object().unwrap() {
+            let plants = implied.as_array().unwrap().iter().any(|f| f.as_str().unwrap().ends_with("planted"));
+            let simulator = name == "skein-sim" && feature == "planted";
+            assert!(!plants || simulator, "the feature {feature} of {name} plants bugs");
+        }
+    }
+}
+
+#[test]
 fn banned_crates_are_not_in_the_program() {
     let graph = Graph::read();
     for (id, path) in graph.reach(graph.members.clone()) {

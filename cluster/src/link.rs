@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 use skein_core::NodeNumber;
 use skein_core::fault::LinkRule;
+use skein_core::planted::{self, Bug};
 
 pub(crate) use socket::shape;
 
@@ -62,8 +63,14 @@ impl LinkTable {
     }
 
     /// Replaces the faults; an empty map heals all.
-    pub fn set_faults(&self, faults: BTreeMap<NodeNumber, LinkRule>) {
-        self.change(|layers| layers.faults = faults);
+    pub fn set_faults(&self, mut faults: BTreeMap<NodeNumber, LinkRule>) {
+        self.change(|layers| {
+            if planted::is(Bug::Partition) {
+                let cut = layers.faults.iter().filter(|(_, rule)| rule.cut);
+                faults.extend(cut.map(|(peer, rule)| (*peer, *rule)));
+            }
+            layers.faults = faults;
+        });
     }
 
     /// The faults that are set.

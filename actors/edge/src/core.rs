@@ -3,7 +3,7 @@
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use http::HeaderValue;
@@ -35,7 +35,6 @@ pub(crate) struct Core {
     /// The `Server` header.
     pub(crate) server: HeaderValue,
     pub(crate) gate: Gate,
-    epoch: Instant,
 }
 
 impl std::fmt::Debug for Core {
@@ -60,7 +59,6 @@ impl Core {
             sampler: Sampler::new(config.sampling),
             server: HeaderValue::from_static(concat!("Skein/", env!("CARGO_PKG_VERSION"))),
             gate: Gate::default(),
-            epoch: clock::now(),
             config,
             reader,
             backhaul,
@@ -80,9 +78,9 @@ impl Core {
         World { snapshot, proximity: &*self.peers, regions: &self.regions, now_ms: self.now_ms() }
     }
 
-    /// Milliseconds on the clock of load estimates; never 0.
+    /// Milliseconds on the clock of load estimates and ages; never 0.
     pub(crate) fn now_ms(&self) -> u64 {
-        clock::now().saturating_duration_since(self.epoch).as_millis() as u64 + 1
+        clock::monotonic_ms()
     }
 }
 

@@ -272,6 +272,7 @@ fn decide<'s>(
             let candidate = &decision.pick.candidate;
             span.set(attr::ROUTE_CANDIDATES, || i64::try_from(decision.candidates).unwrap_or(i64::MAX));
             span.set(attr::ROUTE_REASON, || decision.pick.reason.as_str());
+            span.set(attr::ROUTE_AGE, || i64::try_from(candidate.age.as_millis()).unwrap_or(i64::MAX));
             span.set(attr::MACHINE, || candidate.machine.record.id.to_string());
             span.set(attr::REGION, || candidate.machine.region.to_string());
             Ok(decision)

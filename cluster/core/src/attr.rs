@@ -26,6 +26,8 @@ keys! {
     REPLAY_KIND = "skein.replay.kind";
     /// Why the Machine was picked.
     ROUTE_REASON = "skein.route.reason";
+    /// Milliseconds since the node of the Machine picked last confirmed what is known of it.
+    ROUTE_AGE = "skein.route.facts_age_ms";
     /// How many Machines could have been picked.
     ROUTE_CANDIDATES = "skein.route.candidates";
     /// The snapshot that the decision was made on.

@@ -1,7 +1,7 @@
 //! Balancing: which Machine gets the next request (SPEC LB-1, LB-3, CLU-3, CLU-4).
 //!
-//! Order: what the request asks for (a Machine, regions); nodes that answer before suspect ones
-//! before dead ones; the nearest region that has room below a hard limit; inside it Machines below
+//! Order: what the request asks for (a Machine, regions); nodes that answer before those of which
+//! only old facts are known before suspect ones before dead ones; the nearest region that has room below a hard limit; inside it Machines below
 //! their soft limit; round trips within 5 ms count as equal; the lowest in-flight ÷ soft; ties at
 //! random. Soft limits shift load inside a region only: traffic leaves it when all its Machines are
 //! at their hard limit or cannot take anything.
@@ -11,9 +11,11 @@
 
 use std::time::Duration;
 
+use crate::age::OLD;
 use crate::id::{MachineId, NodeNumber};
 use crate::load::Limits;
 use crate::machine::MachineState;
+use crate::planted::{self, Bug};
 use crate::random::Random;
 use crate::region::{RegionCode, Regions};
 use crate::snapshot::{AppView, MachineView, Snapshot};
@@ -39,6 +41,8 @@ pub struct Candidate<'a> {
     pub suspect: bool,
     /// Whether gossip counts its node as alive.
     pub alive: bool,
+    /// Time since its node last confirmed what is known of it (SPEC LB-8).
+    pub age: Duration,
 }
 
 /// Why a Machine cannot take the request.
@@ -135,6 +139,7 @@ pub fn candidates<'a>(
             rtt: proximity.rtt(machine.node),
             suspect: proximity.suspect(machine.node),
             alive: node.is_some_and(|node| node.alive),
+            age: node.map_or(Duration::MAX, |node| node.confirmed.age(now_ms)),
         })
     };
     app.machines.values().map(|machine| (machine.as_ref(), judge(machine))).collect()
@@ -165,7 +170,7 @@ pub enum PickReason {
     AboveSoft,
     /// Every Machine seems full: the worker decides.
     SeemsFull,
-    /// Its node is suspect or dead, and no other can take it.
+    /// Its node is suspect or dead, or what is known of it is old, and no other can take it.
     LastResort,
 }
 
@@ -227,11 +232,11 @@ pub fn pick<'a>(
 }
 
 fn among<'a>(candidates: &[Candidate<'a>], rng: &mut impl Random) -> Option<Pick<'a>> {
-    let tier = |c: &Candidate<'_>| (!c.alive, c.suspect);
+    let tier = |c: &Candidate<'_>| (!c.alive, c.suspect, c.age > OLD);
     let best = candidates.iter().map(tier).min()?;
     let tiered: Vec<Candidate<'a>> = candidates.iter().filter(|c| tier(c) == best).copied().collect();
     let (candidate, reason) = nearest(&tiered, rng)?;
-    let reason = if best == (false, false) { reason } else { PickReason::LastResort };
+    let reason = if best == (false, false, false) { reason } else { PickReason::LastResort };
     Some(Pick { candidate, reason })
 }
 
@@ -259,7 +264,8 @@ fn least_loaded<'a>(candidates: &[Candidate<'a>], rng: &mut impl Random) -> Opti
     let weight = |c: &Candidate<'_>| (u64::from(c.load), u64::from(c.limits.soft.max(1)));
     let lighter = |a: &Candidate<'_>, b: &Candidate<'_>| {
         let ((la, sa), (lb, sb)) = (weight(a), weight(b));
-        (la * sb).cmp(&(lb * sa))
+        let order = (la * sb).cmp(&(lb * sa));
+        if planted::is(Bug::Balancer) { order.reverse() } else { order }
     };
     let least = candidates.iter().min_by(|a, b| lighter(a, b))?;
     let ties: Vec<_> = candidates.iter().filter(|c| lighter(c, least).is_eq()).collect();

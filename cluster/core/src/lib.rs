@@ -7,6 +7,7 @@
 //! parameters; results are values or lists of effects, so the same code runs in a node, in a
 //! property test and in the simulator.
 
+pub mod age;
 pub mod api;
 pub mod attr;
 pub mod balance;
@@ -21,6 +22,7 @@ pub mod key;
 pub mod load;
 pub mod machine;
 pub mod near;
+pub mod planted;
 pub mod random;
 pub mod record;
 pub mod region;

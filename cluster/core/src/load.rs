@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
+use crate::planted::{self, Bug};
+
 /// Soft and hard limit of a service, with the defaults of SPEC SVC-5 applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
@@ -79,7 +81,7 @@ impl Slots {
     /// Takes a slot unless `hard` are taken: one compare-and-swap, so two requests never share the
     /// last slot.
     pub fn try_acquire(self: &Arc<Self>, hard: Option<u32>) -> Option<Permit> {
-        let hard = hard.unwrap_or(u32::MAX);
+        let hard = hard.unwrap_or(u32::MAX).saturating_add(u32::from(planted::is(Bug::HardLimit)));
         self.in_flight
             .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |count| (count < hard).then(|| count + 1))
             .ok()

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::code::ErrorCode;
+use crate::planted::{self, Bug};
 use crate::wire::{RefuseReason, Refused};
 
 /// Attempts of one request that may fail before it is answered PR03.
@@ -61,7 +62,10 @@ pub fn after_failure(failure: Failure, so_far: Attempted) -> Next {
         Failure::Broken { code, .. } => code,
     };
     let reached = matches!(failure, Failure::Broken { reached_app: true, .. });
-    if so_far.left.is_zero() || !so_far.replayable || (reached && !so_far.idempotent) {
+    if so_far.left.is_zero()
+        || !so_far.replayable
+        || (reached && !so_far.idempotent && !planted::is(Bug::RetriedPost))
+    {
         return Next::Answer(code);
     }
     if so_far.attempts >= MAX_ATTEMPTS || so_far.refusals >= MAX_REFUSALS {

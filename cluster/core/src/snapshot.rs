@@ -13,11 +13,13 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
+use crate::age::Confirmed;
 use crate::facts::{App, State};
 use crate::id::{AppId, ConfigHash, MachineId, NodeNumber};
 use crate::key::NodeRecord;
 use crate::load::Estimate;
 use crate::machine::MachineConfig;
+use crate::planted::{self, Bug};
 use crate::record::Record;
 use crate::region::RegionCode;
 
@@ -32,6 +34,8 @@ pub struct NodeFacts {
     pub version: u64,
     /// Whether gossip counts it as alive.
     pub alive: bool,
+    /// When it last spoke, on this node's clock; shared by all versions of these facts.
+    pub confirmed: Arc<Confirmed>,
     /// Its Machines.
     pub machines: OrdMap<MachineId, Arc<Record>>,
 }
@@ -60,6 +64,8 @@ pub struct NodeView {
     pub version: u64,
     /// Whether gossip counts it as alive.
     pub alive: bool,
+    /// When it last spoke, on this node's clock (SPEC LB-8).
+    pub confirmed: Arc<Confirmed>,
     /// Its Machines.
     pub machines: OrdMap<MachineId, Arc<MachineView>>,
 }
@@ -177,7 +183,7 @@ fn fold_node(
     let moved = prev.as_ref().is_some_and(|prev| prev.record.region != facts.record.region);
     let mut machines = prev.as_ref().map(|prev| prev.machines.clone()).unwrap_or_default();
     let gone: Vec<_> = machines.keys().filter(|id| !facts.machines.contains_key(*id)).copied().collect();
-    for id in gone {
+    for id in gone.into_iter().filter(|_| !planted::is(Bug::Withdrawal)) {
         if let Some(view) = machines.remove(&id) {
             touched.insert((view.record.app, id, number));
         }
@@ -204,8 +210,8 @@ fn fold_node(
         };
         machines.insert(*id, Arc::new(view));
     }
-    let NodeFacts { record, generation, version, alive, machines: _ } = facts;
-    next.nodes.insert(number, Arc::new(NodeView { record, generation, version, alive, machines }));
+    let NodeFacts { record, generation, version, alive, confirmed, machines: _ } = facts;
+    next.nodes.insert(number, Arc::new(NodeView { record, generation, version, alive, confirmed, machines }));
 }
 
 fn supply_configs(

@@ -21,6 +21,7 @@ fn snapshot(applied: u64, nodes: &[(u32, u64, bool)]) -> Snapshot {
         generation: 1,
         version: *version,
         alive: *alive,
+        confirmed: Arc::default(),
         machines: imbl::OrdMap::new(),
     };
     let changes = Changes {

@@ -32,7 +32,14 @@ fn naming(nodes: &[(u32, bool)], hash: ConfigHash) -> Snapshot {
     let facts = |(number, alive): &(u32, bool)| {
         let record = Arc::new(Record { config: hash, ..record(u64::from(*number)) });
         let machines = imbl::OrdMap::unit(record.id, record);
-        NodeFacts { record: node(*number), generation: 1, version: 1, alive: *alive, machines }
+        NodeFacts {
+            record: node(*number),
+            generation: 1,
+            version: 1,
+            alive: *alive,
+            confirmed: Arc::default(),
+            machines,
+        }
     };
     fold(&Snapshot::default(), Changes { nodes: nodes.iter().map(facts).collect(), ..Changes::default() })
 }

@@ -13,6 +13,7 @@ use tokio::time::{self, Instant, MissedTickBehavior};
 use super::socket::{self, Opening, Waiting};
 use super::view::{View, number_of};
 use super::{GossipTransport, Own, Shared, VersionReply, count, machine_key, node_key, push};
+use crate::clock;
 use crate::entropy::Entropy;
 
 /// How many seeds that are not alive are tried at a tick.
@@ -186,7 +187,8 @@ impl Driver {
             heard.retain(|_, at| now.duration_since(*at) < floor);
             heard.clone()
         });
-        let outcome = self.view.apply(sightings, &heard, now, floor, &shared.counters);
+        let outcome =
+            self.view.apply(sightings, &heard, (now, clock::monotonic_ms()), floor, &shared.counters);
         if outcome.changed {
             shared.members.send_replace(self.view.members().clone());
         }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use chitchat::{Chitchat, ChitchatId, NodeState};
 use imbl::OrdMap;
+use skein_core::age::Confirmed;
 use skein_core::key::{GossipKey, NodeRecord};
 use skein_core::record::Record;
 use skein_core::snapshot::NodeFacts;
@@ -63,6 +64,8 @@ struct Known {
     heartbeat: (u64, u64),
     /// When the heartbeat was last seen to grow.
     advanced: Option<Instant>,
+    /// The same for decisions; also when anything changed.
+    confirmed: Arc<Confirmed>,
 }
 
 /// All nodes that gossip has heard of.
@@ -164,12 +167,12 @@ impl View {
     }
 
     /// Works in what was seen. `heard` is when each peer itself was last heard; `floor` is how long
-    /// that, or a growing heartbeat, keeps a node alive.
+    /// that, or a growing heartbeat, keeps a node alive; `now_ms` is the clock of decisions.
     pub(super) fn apply(
         &mut self,
         sightings: Vec<Sighting>,
         heard: &BTreeMap<NodeNumber, Instant>,
-        now: Instant,
+        (now, now_ms): (Instant, u64),
         floor: Duration,
         counters: &Counters,
     ) -> Outcome {
@@ -186,6 +189,9 @@ impl View {
                 // The first heartbeat may be an old one, told by somebody else.
                 known.advanced = (known.heartbeat.1 > 0).then_some(now);
                 known.heartbeat = heartbeat;
+                if known.advanced.is_some() || is_live {
+                    known.confirmed.confirm(now_ms);
+                }
             }
             if let Some(news) = news {
                 known.take(number, generation, news, counters);
@@ -195,6 +201,9 @@ impl View {
         }
         let recent = |at: Option<&Instant>| at.is_some_and(|at| now.duration_since(*at) < floor);
         for (number, known) in &mut self.nodes {
+            if *number == self.own {
+                known.confirmed.confirm(now_ms);
+            }
             let alive = *number == self.own
                 || live.contains(number)
                 || recent(heard.get(number))
@@ -227,7 +236,8 @@ impl Known {
     fn facts(&self) -> Option<NodeFacts> {
         let (generation, version, alive) = (self.generation, self.version, self.alive);
         let record = self.record.clone()?;
-        Some(NodeFacts { record, generation, version, alive, machines: self.machines.clone() })
+        let confirmed = Arc::clone(&self.confirmed);
+        Some(NodeFacts { record, generation, version, alive, confirmed, machines: self.machines.clone() })
     }
 
     fn take(&mut self, number: NodeNumber, generation: u64, news: News, counters: &Counters) {

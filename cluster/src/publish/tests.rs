@@ -32,7 +32,14 @@ fn world(fold: Fold) -> (World, impl Future<Output = ()>) {
 
 fn facts(number: u32, version: u64, alive: bool, machines: Vec<Record>) -> Arc<NodeFacts> {
     let machines = machines.into_iter().map(|record| (record.id, Arc::new(record))).collect();
-    Arc::new(NodeFacts { record: node(number), generation: 1, version, alive, machines })
+    Arc::new(NodeFacts {
+        record: node(number),
+        generation: 1,
+        version,
+        alive,
+        confirmed: Arc::default(),
+        machines,
+    })
 }
 
 fn registry(apps: &[u128]) -> Arc<State> {

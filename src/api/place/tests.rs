@@ -45,7 +45,7 @@ fn snapshot(rows: &[Row]) -> Snapshot {
             (id, Arc::new(record))
         };
         let machines: OrdMap<_, _> = (0..machines).map(machine).collect();
-        NodeFacts { record, generation: 1, version: 1, alive, machines }
+        NodeFacts { record, generation: 1, version: 1, alive, confirmed: Arc::default(), machines }
     });
     fold(&Snapshot::default(), Changes { nodes: nodes.collect(), ..Changes::default() })
 }

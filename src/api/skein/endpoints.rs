@@ -170,7 +170,14 @@ mod tests {
                 draining,
                 build: String::new(),
             };
-            NodeFacts { record, generation: 1, version: 1, alive: true, machines: imbl::OrdMap::new() }
+            NodeFacts {
+                record,
+                generation: 1,
+                version: 1,
+                alive: true,
+                confirmed: std::sync::Arc::default(),
+                machines: imbl::OrdMap::new(),
+            }
         });
         let snapshot = fold(&Snapshot::default(), Changes { nodes: nodes.collect(), ..Changes::default() });
         let suspects = Suspects(suspects.to_vec());

@@ -11,6 +11,7 @@ use skein_cluster::backhaul::{Backhaul, BackhaulConfig, FrameStream, Inbound, Jo
 use skein_cluster::identity::{Authority, DataKey, Identity};
 use skein_cluster::link::LinkTable;
 use skein_cluster::{LocalMachine, LocalPublisher, Publisher, Upstream, clock, local, reader};
+use skein_core::age::Confirmed;
 use skein_core::facts::{AddressKind, Command, Outcome, Proposal, Scope, Settings, State, Token};
 use skein_core::fault::LinkRule;
 use skein_core::key::NodeRecord;
@@ -274,6 +275,8 @@ impl World {
             generation: 1,
             version: self.version,
             alive: node.alive,
+            // Fresh for as long as the test lasts.
+            confirmed: Arc::new(Confirmed::at(u64::MAX)),
             machines: self
                 .machines
                 .values()

@@ -37,6 +37,7 @@ fn node(number: u32, version: u64, alive: bool, machines: Vec<Arc<Record>>) -> N
         generation: 1,
         version,
         alive,
+        confirmed: Arc::default(),
         machines: machines.into_iter().map(|record| (record.id, record)).collect(),
     }
 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::clock;
 use crate::gossip::net::{node, record};
 use chitchat::{ChitchatConfig, FailureDetectorConfig};
 use data_encoding::BASE64URL_NOPAD;
@@ -32,7 +33,7 @@ fn machine_entry(id: u64) -> (GossipKey, String) {
 }
 
 fn apply(view: &mut View, sightings: Vec<Sighting>, now: Instant, counters: &Counters) -> Outcome {
-    view.apply(sightings, &BTreeMap::new(), now, FLOOR, counters)
+    view.apply(sightings, &BTreeMap::new(), (now, clock::monotonic_ms()), FLOOR, counters)
 }
 
 #[tokio::test]
@@ -138,7 +139,7 @@ async fn a_growing_heartbeat_keeps_a_node_alive_but_never_makes_it_so() {
     apply(&mut view, vec![beat(false, 6)], at(3), &counters);
     assert!(!view.alive(NodeNumber(2)), "it may be an old heartbeat");
     let heard = BTreeMap::from([(NodeNumber(2), at(3))]);
-    view.apply(vec![beat(false, 6)], &heard, at(3), FLOOR, &counters);
+    view.apply(vec![beat(false, 6)], &heard, (at(3), 1), FLOOR, &counters);
     assert!(view.alive(NodeNumber(2)), "it was heard itself");
     // chitchat forgets it after its grace; the member stays.
     apply(&mut view, vec![], at(9), &counters);
