@@ -37,6 +37,17 @@ async fn a_machine_starts_writes_its_log_and_stops_at_its_signal() {
     node.end().await;
 }
 
+/// A node does without huge pages to stay small; what it runs is not to pay for that.
+#[tokio::test]
+async fn a_machine_has_huge_pages_although_its_node_has_none() {
+    nix::sys::prctl::set_thp_disable(true).unwrap();
+    let node = Node::new().await;
+    let made = node.script(&format!("grep THP_enabled /proc/self/status; {FOREVER}"), json!({})).await;
+    node.says(made.id, "up").await;
+    assert_eq!(node.output(made.id).first().unwrap().split_whitespace().last(), Some("1"));
+    node.end().await;
+}
+
 /// SPEC RUN-4.
 #[tokio::test]
 async fn what_follows_an_exit_is_the_restart_policys_to_say() {

@@ -61,6 +61,9 @@ fn before_exec(dir: &CString, init: Pid) -> io::Result<()> {
     SigSet::all().thread_unblock()?;
     // Changing the user cleared it, executing keeps it: init's own violent death ends the process.
     prctl::set_pdeathsig(Signal::SIGKILL)?;
+    // Skein's own processes do without; it is inherited, and would slow a database or a JVM down.
+    // Where the call is forbidden, the node's had no effect either.
+    prctl::set_thp_disable(false).ok();
     if unistd::getppid() != init {
         return Err(io::Error::from_raw_os_error(libc::ESRCH));
     }
