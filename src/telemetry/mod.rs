@@ -25,8 +25,10 @@ use tracing_subscriber::{Layer, fmt};
 const FLUSH: Duration = Duration::from_secs(2);
 /// How long a span waits for others that are sent with it: people wait for their traces.
 const BATCH: Duration = Duration::from_millis(200);
-/// Spans that wait at most; more are dropped and counted by the exporter, never waited for.
-const QUEUE: usize = 8_192;
+/// Spans that wait at most; more are dropped and counted by the exporter, never waited for. Enough
+/// for a collector that is silent for the exporter's ten seconds, at 50 traces of 8 spans a second.
+/// The queue takes all its room at once, some 360 bytes a span and collector.
+const QUEUE: usize = 4_096;
 
 /// How a log line is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
