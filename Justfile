@@ -45,10 +45,34 @@ acceptance *args:
 testbed regions="iad,lhr,nrt" *args:
     cargo run --locked -- up --regions "$@"
 
-# Measures the optimized program beside its peers (nginx, wrk and taskset must be installed).
+# Measures the optimized program beside its peers; `just bench --help` lists the rows.
 bench *args:
     cargo build --release --locked -p skein -p skein-bench
     target/release/skein-bench "$@"
+
+# Builds the peer that is a library: pingora.
+bench-peers:
+    cargo build --release --locked --manifest-path bench/peers/pingora/Cargo.toml --target-dir target/peers
+
+# Instructions of core's decisions here and at the parent commit; `--planted` shows that it would be caught.
+bench-micro *args:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    base="{{ justfile_directory() }}/target/base"
+    [ -d "$base" ] || git worktree add --detach --quiet "$base" HEAD^
+    git -C "$base" checkout --detach --quiet "$(git rev-parse HEAD^)"
+    cargo build --release --locked -p skein-bench-core
+    cargo build --release --locked -p skein-bench-core --manifest-path "$base/Cargo.toml" --target-dir "$base/target"
+    target/release/skein-bench-core compare --base "$base/target/release/skein-bench-core" "$@"
+
+# Where the time of a row's requests goes, as docs/performance/<row>.svg (perf, and inferno from crates.io).
+bench-flame row="hop":
+    #!/usr/bin/env bash
+    set -euo pipefail
+    rm -rf target/flame && mkdir -p target/flame
+    just bench "{{ row }}" --rounds 1 --peers none --profile target/flame
+    perf script --no-inline -i target/flame/*.perf 2>/dev/null | inferno-collapse-perf |
+        inferno-flamegraph --minwidth 0.2 --title "Skein, {{ row }}" >"docs/performance/{{ row }}.svg"
 
 # Licences, sources and bans (deny.toml).
 deny:

@@ -28,7 +28,8 @@ const MAY_USE: &[(&str, &[&str], &str)] = &[
     ("skein-testbed", &["skein-core"], "nodes are its subject: it starts the program and speaks its API"),
     ("skein-chaos", &["skein-core", "skein-testbed"], "an oracle that reads a node's insides proves nothing"),
     ("skein-sim", &["skein-cluster", "skein-core"], "it simulates what decides, not what moves bytes"),
-    ("skein-bench", &["skein-core"], "it measures from outside, as it measures the peers"),
+    ("skein-bench", &[], "it measures from outside, as it measures the peers"),
+    ("skein-bench-core", &["skein-core"], "it counts what decisions cost, and nothing else"),
     (
         "skein",
         &[

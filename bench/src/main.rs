@@ -1,109 +1,117 @@
 //! Benchmarks of the built program beside its peers, as ratios measured in the same run.
 //!
-//! `just bench` builds the program with optimizations and runs every row. A peer that is not
-//! installed is SKIPPED by name, never left out silently.
+//! The program under measurement has one core for itself; the clients and the app behind it share
+//! another one with this process. Every answer is checked. A figure of saturation counts only if the
+//! proxy used up its core, else the row says INVALID; a peer that is missing is SKIPPED by name.
 
-mod cluster;
-mod hop;
-mod propagation;
+mod app;
+mod figure;
+mod load;
+mod machine;
+mod peer;
+mod process;
+mod report;
+mod rounds;
+mod row;
+mod svg;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, ValueEnum};
+use anyhow::Context as _;
+use clap::Parser;
 
-/// Which row to run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Row {
-    /// A Machine's state change, until every node has it.
-    Propagation,
-    /// One hop beside nginx, each on one core.
-    Hop,
-}
+use crate::machine::Machine;
+use crate::row::{ROWS, Row};
+
+/// The core of the program under measurement.
+const PROXY_CORE: usize = 0;
+/// The core of clients, app and this process.
+const LOAD_CORE: usize = 1;
 
 #[derive(Debug, Parser)]
-#[command(about = "Benchmarks of Skein beside its peers")]
+#[command(about = "Benchmarks of Skein beside its peers", after_help = row::help())]
 struct Args {
-    /// Rows to run; all of them by default.
-    rows: Vec<Row>,
-    /// The program to measure.
+    /// Rows to run; all of them by default
+    #[arg(value_parser = row::find)]
+    rows: Vec<&'static Row>,
+    /// The program to measure
     #[arg(long, default_value = "target/release/skein")]
     skein: PathBuf,
-    /// Nodes of the propagation row.
+    /// Measures this build of the program too, as a peer
+    #[arg(long, value_name = "PROGRAM")]
+    beside: Option<PathBuf>,
+    /// Only these peers, for example nginx,haproxy
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    peers: Option<Vec<String>>,
+    /// Rounds; each runs every program once
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Seconds of load on each program in each round
+    #[arg(long, default_value_t = 4)]
+    seconds: u64,
+    /// Connections of the load
+    #[arg(long, default_value_t = 64)]
+    connections: usize,
+    /// Connections of the row of idle ones
+    #[arg(long, default_value_t = 10_000)]
+    idle: usize,
+    /// Nodes of the propagation row
     #[arg(long, default_value_t = 25)]
     nodes: usize,
-    /// Changes of the propagation row.
+    /// Changes of the propagation row
     #[arg(long, default_value_t = 200)]
     changes: usize,
-    /// Rounds of the hop row; each runs both proxies.
-    #[arg(long, default_value_t = 3)]
-    rounds: usize,
-    /// Seconds of load in each round.
-    #[arg(long, default_value_t = 5)]
-    seconds: u64,
-    /// Prints one JSON object per row.
-    #[arg(long)]
-    json: bool,
+    /// Records with perf where the time of Skein goes, for flame graphs; into this folder
+    #[arg(long, value_name = "FOLDER")]
+    profile: Option<PathBuf>,
+    /// Writes all figures there
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Draws the figures there
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let args = Args::parse();
-    let rows = if args.rows.is_empty() { vec![Row::Propagation, Row::Hop] } else { args.rows.clone() };
-    let mut failed = false;
+    match run(&Args::parse()).await {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs the rows; whether all of them came to an end.
+#[expect(clippy::print_stdout, reason = "the report is this program's output")]
+async fn run(args: &Args) -> anyhow::Result<bool> {
+    let machine = Machine::read()?;
+    println!("{machine}");
+    process::pin_self(LOAD_CORE)?;
+    let rows = if args.rows.is_empty() { ROWS.iter().collect() } else { args.rows.clone() };
+    let (mut reports, mut whole) = (Vec::new(), true);
     for row in rows {
-        let result = match row {
-            Row::Propagation => propagation::run(&args).await,
-            Row::Hop => hop::run(&args).await,
-        };
-        match result {
-            Ok(report) => print(args.json, &report),
+        match row.run(args).await {
+            Ok(report) => {
+                print!("{report}");
+                reports.push(report);
+            }
             Err(error) => {
-                failed = true;
-                eprintln!("{row:?}: {error:#}");
+                whole = false;
+                eprintln!("{}: {error:#}", row.name);
             }
         }
     }
-    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
-}
-
-/// What a row found.
-#[derive(Debug, serde::Serialize)]
-struct Report {
-    row: &'static str,
-    /// The figure to watch, with its unit.
-    result: String,
-    /// How it came about.
-    details: Vec<String>,
-}
-
-#[expect(clippy::print_stdout, reason = "the report is this program's output")]
-fn print(json: bool, report: &Report) {
-    if json {
-        println!("{}", serde_json::json!(report));
-        return;
+    if let Some(path) = &args.json {
+        let all = serde_json::json!({ "machine": machine, "rows": reports });
+        std::fs::write(path, format!("{all:#}\n")).with_context(|| format!("write {}", path.display()))?;
     }
-    println!("{}: {}", report.row, report.result);
-    for line in &report.details {
-        println!("  {line}");
+    if let Some(path) = &args.svg {
+        let drawn = svg::draw(&machine, &reports);
+        std::fs::write(path, drawn).with_context(|| format!("write {}", path.display()))?;
     }
-}
-
-/// The value at quantile `q` of sorted values.
-fn quantile(sorted: &[f64], q: f64) -> f64 {
-    let index = (sorted.len().saturating_sub(1) as f64 * q).round() as usize;
-    sorted.get(index).copied().unwrap_or(f64::NAN)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::quantile;
-
-    #[test]
-    fn quantiles_are_values_that_were_measured() {
-        let values: Vec<f64> = (1..=200).map(f64::from).collect();
-        assert_eq!(quantile(&values, 0.5), 101.0);
-        assert_eq!(quantile(&values, 0.99), 198.0);
-        assert!(quantile(&[], 0.5).is_nan());
-    }
+    Ok(whole)
 }

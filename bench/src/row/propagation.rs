@@ -6,13 +6,15 @@
 use anyhow::Context as _;
 use serde_json::Value;
 
-use crate::cluster::Cluster;
-use crate::{Args, Report, quantile};
+use crate::Args;
+use crate::figure::{Figure, quantile};
+use crate::peer::skein::{Cluster, Cores};
+use crate::report::{Better, Report, short};
 
-pub(crate) async fn run(args: &Args) -> anyhow::Result<Report> {
+pub(super) async fn run(args: &Args) -> anyhow::Result<Report> {
     let nodes = args.nodes.to_string();
     let flags = ["--nodes", nodes.as_str(), "--latency", "none", "--no-demo"];
-    let cluster = Cluster::up(&args.skein, "propagation", &flags)?;
+    let cluster = Cluster::up(&args.skein, Cores::All, &flags)?;
     cluster.skein(&["apps", "create", "bench"])?;
     let region = cluster.json["nodes"][0]["region"].as_str().context("no node")?.to_owned();
     let machine = cluster
@@ -29,16 +31,14 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<Report> {
         anyhow::ensure!(answer.status().is_success(), "{verb}: {}", answer.status());
         delays.push(seen_everywhere(&client, &cluster, &id, verb == "cordon").await?);
     }
-    delays.sort_by(f64::total_cmp);
-    let (p50, p99) = (quantile(&delays, 0.5), quantile(&delays, 0.99));
-    Ok(Report {
-        row: "propagation",
-        result: format!("p99 {p99} ms until the last of {} nodes has a change", args.nodes),
-        details: vec![
-            format!("{} changes of one Machine's state, distances off", args.changes),
-            format!("p50 {p50} ms, max {} ms; goal: p99 at most 500 ms", quantile(&delays, 1.0)),
-        ],
-    })
+    let figure = Figure::new("skein", &cluster.version, &cluster.command, delays);
+    let (p99, most) = (short(quantile(&figure.values, 0.99)), short(quantile(&figure.values, 1.0)));
+    let settings = format!(
+        "median of {} changes until the last of {} nodes has it, distances off; p99 {p99} ms, at most {most} ms; \
+         goal: p99 at most 500 ms",
+        args.changes, args.nodes
+    );
+    Ok(Report::new("propagation", "ms", Better::Lower, settings).with(vec![figure], vec![]))
 }
 
 /// Milliseconds from the change until the last node learned of it.

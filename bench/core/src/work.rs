@@ -1,0 +1,185 @@
+//! The pieces of work, each on a world made from a fixed seed.
+
+use std::hint::black_box;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use clap::ValueEnum;
+use http::{HeaderMap, HeaderName, HeaderValue, Version};
+use skein_core::balance::{self, AllNear, Constraint};
+use skein_core::headers::{self, Forward};
+use skein_core::id::MachineId;
+use skein_core::random::Seed;
+use skein_core::record::Record;
+use skein_core::region::Regions;
+use skein_core::replay;
+use skein_core::snapshot::{Changes, fold};
+use skein_core::wire::{Frame, RequestHead};
+
+use crate::world::{APP, World};
+
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Work {
+    /// Judges an app's thirty Machines and picks one
+    Decision,
+    /// Reads an app's instruction to replay
+    Replay,
+    /// Edits a request's and a response's headers
+    Headers,
+    /// Encodes and decodes a request's frames
+    Frames,
+    /// Folds one Machine's change into a snapshot of 10,000
+    Fold,
+}
+
+impl Work {
+    pub(crate) fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+
+    /// How often it is done under valgrind: some tens of millions of instructions.
+    pub(crate) fn times(self) -> u64 {
+        match self {
+            Self::Decision | Self::Headers | Self::Frames => 2_000,
+            Self::Replay => 5_000,
+            Self::Fold => 200,
+        }
+    }
+
+    /// Does it so often; planted, every tenth time twice.
+    pub(crate) fn run(self, times: u64, planted: bool) {
+        let mut once: Box<dyn FnMut()> = match self {
+            Self::Decision => decision(),
+            Self::Replay => replay(),
+            Self::Headers => edit(),
+            Self::Frames => frames(),
+            Self::Fold => change(),
+        };
+        for time in 0..times {
+            once();
+            if planted && time % 10 == 0 {
+                once();
+            }
+        }
+    }
+}
+
+fn decision() -> Box<dyn FnMut()> {
+    let (world, regions) = (World::new(30, 10).snapshot, Regions::default());
+    let (mut rng, constraint) = (Seed::new(1), Constraint::default());
+    Box::new(move || {
+        let Some(app) = world.apps.get(&APP) else { return };
+        let verdicts = balance::candidates(app, &world, 80, &constraint, &AllNear, 1);
+        let able: Vec<_> = verdicts.iter().filter_map(|(_, verdict)| (*verdict).ok()).collect();
+        let picked = balance::pick(&able, &constraint, &regions, &mut rng);
+        black_box(picked.map(|pick| pick.candidate.machine.record.id));
+    })
+}
+
+fn replay() -> Box<dyn FnMut()> {
+    let regions = Regions::default();
+    Box::new(move || {
+        let plain = replay::parse(black_box(b"region=lhr"), &regions);
+        let full = b"app=other;region=iad,lhr;instance=00000000000001;state=\"a, b\"";
+        black_box((plain.is_ok(), replay::parse(black_box(full), &regions).is_ok()));
+    })
+}
+
+fn edit() -> Box<dyn FnMut()> {
+    let (asked, answered, server) = (asked(), answered(), HeaderValue::from_static("Skein/1"));
+    let region = "iad".parse().expect("invariant: a region");
+    Box::new(move || {
+        let (mut asked, mut answered) = (asked.clone(), answered.clone());
+        let forward = Forward {
+            client: ([198, 51, 100, 7], 5000).into(),
+            public: ([203, 0, 113, 1], 80).into(),
+            region,
+            request_id: "01JNRQ9VVKJ7HZFMJWJB3M3RYN-iad",
+            tls: false,
+            version: Version::HTTP_11,
+            start_us: 7,
+        };
+        black_box(headers::to_machine(&mut asked, &forward).is_ok());
+        headers::to_client(&mut answered, Version::HTTP_11, &server, forward.request_id, None);
+        black_box((asked.len(), answered.len()));
+    })
+}
+
+fn frames() -> Box<dyn FnMut()> {
+    let asked = asked();
+    Box::new(move || {
+        let pair = |(name, value): (&http::HeaderName, &HeaderValue)| {
+            (name.as_str().to_owned(), Bytes::copy_from_slice(value.as_bytes()))
+        };
+        let headers = asked.iter().map(pair).collect();
+        let head = RequestHead { method: "GET".to_owned(), target: "/".to_owned(), headers };
+        let mut buffer = BytesMut::new();
+        for frame in [Frame::RequestHead(head), Frame::Trailers(Vec::new())] {
+            buffer.extend_from_slice(&frame.encode().0);
+        }
+        while let Ok(Some(frame)) = Frame::decode(&mut buffer) {
+            black_box(&frame);
+        }
+    })
+}
+
+fn change() -> Box<dyn FnMut()> {
+    let World { mut snapshot, mut first } = World::new(10_000, 100);
+    let mut state = false;
+    Box::new(move || {
+        state = !state;
+        first.version += 1;
+        let id = MachineId::from_bits(0);
+        if let Some(record) = first.machines.get(&id) {
+            let changed = Record { cordoned: state, ..Record::clone(record) };
+            first.machines.insert(id, Arc::new(changed));
+        }
+        let changes = Changes { nodes: vec![first.clone()], ..Changes::default() };
+        snapshot = fold(&snapshot, changes);
+        black_box(snapshot.version);
+    })
+}
+
+fn asked() -> HeaderMap {
+    map(&[
+        ("host", "hello.example.com"),
+        ("user-agent", "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36"),
+        ("accept", "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"),
+        ("accept-encoding", "gzip, deflate, br"),
+        ("accept-language", "en-GB,en;q=0.5"),
+        ("cookie", "session=0123456789abcdef0123456789abcdef"),
+        ("connection", "keep-alive"),
+    ])
+}
+
+fn answered() -> HeaderMap {
+    map(&[("content-type", "text/html"), ("content-length", "100"), ("connection", "keep-alive")])
+}
+
+fn map(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+    let pair = |(name, value): &(&'static str, &'static str)| {
+        (HeaderName::from_static(name), HeaderValue::from_static(value))
+    };
+    pairs.iter().map(pair).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_piece_of_work_can_be_done_again_and_again() {
+        for work in Work::value_variants() {
+            work.run(3, true);
+        }
+    }
+
+    #[test]
+    fn what_is_measured_is_what_is_meant() {
+        let World { snapshot, .. } = World::new(30, 10);
+        let app = &snapshot.apps[&APP];
+        let verdicts = balance::candidates(app, &snapshot, 80, &Constraint::default(), &AllNear, 1);
+        assert!(verdicts.iter().all(|(_, verdict)| verdict.is_ok()), "{verdicts:?}");
+    }
+}
