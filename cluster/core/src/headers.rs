@@ -5,7 +5,8 @@
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
-use http::header::{CONNECTION, HOST, HeaderName, SERVER, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA};
+use bytes::BytesMut;
+use http::header::{CONNECTION, HOST, HeaderName, SERVER, VIA};
 use http::{HeaderMap, HeaderValue, Version};
 use serde_json::Value;
 
@@ -52,17 +53,41 @@ names! {
 }
 
 /// From clients these are removed: the app may trust them.
-const NOT_FROM_CLIENTS: [&str; 9] = [
-    "fly-client-ip",
-    "fly-forwarded-port",
-    "fly-region",
-    "fly-request-id",
-    "fly-replay-src",
-    "fly-replay-failed",
-    "fly-replay-cache-status",
-    "fly-preferred-instance-unavailable",
-    "x-forwarded-ssl",
-];
+fn not_from_clients(name: &str) -> bool {
+    matches!(
+        name,
+        "fly-client-ip"
+            | "fly-forwarded-port"
+            | "fly-region"
+            | "fly-request-id"
+            | "fly-replay-src"
+            | "fly-replay-failed"
+            | "fly-replay-cache-status"
+            | "fly-preferred-instance-unavailable"
+            | "x-forwarded-ssl"
+    )
+}
+
+/// These end at each hop.
+fn is_hop_by_hop(name: &str) -> bool {
+    matches!(
+        name,
+        "connection"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+            | "keep-alive"
+            | "proxy-connection"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+    )
+}
+
+/// Headers that [`to_machine`] adds at most.
+const ADDED: usize = 10;
+/// Bytes that their values usually need.
+const TEXT: usize = 192;
 
 /// What the edge knows of a request when it forwards it.
 #[derive(Debug, Clone)]
@@ -98,16 +123,15 @@ pub fn to_machine(headers: &mut HeaderMap, forward: &Forward<'_>) -> Result<(), 
     if passes > MAX_PASSES {
         return Err(Loop(passes));
     }
-    remove_hop_by_hop(headers);
-    for name in NOT_FROM_CLIENTS {
-        headers.remove(name);
-    }
-    let mut text = String::with_capacity(64);
+    remove_named(headers);
+    remove(headers, |name| is_hop_by_hop(name) || not_from_clients(name));
+    headers.reserve(ADDED);
+    // One piece of memory for all of them: each attempt clones them, and then only counts.
+    let mut text = BytesMut::with_capacity(TEXT);
     let mut value = |parts: std::fmt::Arguments<'_>| -> HeaderValue {
-        text.clear();
-        // Writing to a string can't fail, and the parts are ASCII.
+        // Writing to memory can't fail, and the parts are ASCII.
         text.write_fmt(parts).map_or(HeaderValue::from_static(""), |()| {
-            HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static(""))
+            HeaderValue::from_maybe_shared(text.split().freeze()).unwrap_or(HeaderValue::from_static(""))
         })
     };
     let client = forward.client.ip();
@@ -139,10 +163,8 @@ pub fn to_client(
     request_id: &str,
     options: Option<&HttpResponseOptions>,
 ) {
-    remove_hop_by_hop(headers);
-    for name in replay::RESPONSE_HEADERS {
-        headers.remove(name);
-    }
+    remove_named(headers);
+    remove(headers, |name| is_hop_by_hop(name) || replay::RESPONSE_HEADERS.contains(&name));
     if !options.is_some_and(|options| options.pristine) {
         headers.insert(SERVER, server.clone());
         append_via(headers, version);
@@ -172,6 +194,12 @@ fn add(headers: &mut HeaderMap, name: &HeaderName, text: &str) {
 
 /// Removes headers that end at each hop, and those that `Connection` names.
 pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    remove_named(headers);
+    remove(headers, is_hop_by_hop);
+}
+
+/// Removes those that `Connection` names.
+fn remove_named(headers: &mut HeaderMap) {
     if headers.contains_key(CONNECTION) {
         let named: Vec<HeaderName> = headers
             .get_all(CONNECTION)
@@ -186,10 +214,12 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
             headers.remove(name);
         }
     }
-    for name in [CONNECTION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE] {
-        headers.remove(name);
-    }
-    for name in ["keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization"] {
+}
+
+/// Removes what is unwanted. One look at what is there is cheaper than asking for each name that could
+/// be: usually there is none.
+fn remove(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
+    while let Some(name) = headers.keys().find(|name| unwanted(name.as_str())).cloned() {
         headers.remove(name);
     }
 }
