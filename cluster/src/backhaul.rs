@@ -37,6 +37,7 @@ use crate::entropy::Entropy;
 use crate::identity::Identity;
 use crate::link::{self, LinkTable};
 
+use endpoint::Cores;
 use peer::Peer;
 pub use peers::{PeerReport, Peers};
 pub use stream::{FrameReceiver, FrameSender, FrameStream, StreamError};
@@ -98,7 +99,10 @@ struct Shared {
     handlers: OnceLock<Handlers>,
     serving: watch::Sender<bool>,
     counters: Counters,
+    /// For what decides and answers questions.
     runtime: Handle,
+    /// For what carries packets and requests.
+    cores: Cores,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -145,17 +149,21 @@ impl Backhaul {
         let tasks = TaskTracker::new();
         let stop = CancellationToken::new();
         endpoint::enlarge_buffers(&socket);
-        let inner = TokioRuntime.wrap_udp_socket(socket).map_err(refused)?;
+        let cores = endpoint::Cores::new(&config.cores, &runtime);
+        let inner = {
+            let _entered = cores.first().enter();
+            TokioRuntime.wrap_udp_socket(socket).map_err(refused)?
+        };
         let entropy = config.seed.map_or_else(Entropy::default, Entropy::seeded);
         let (socket, deliver) = link::shape(inner, links.clone(), entropy);
-        tasks.spawn_on(stop.clone().run_until_cancelled_owned(deliver), &runtime);
+        tasks.spawn_on(stop.clone().run_until_cancelled_owned(deliver), cores.first());
 
         let transport = Arc::new(endpoint::transport(&config));
         let mut server = quinn::ServerConfig::with_crypto(tls::server(&identity)?);
         server.transport_config(Arc::clone(&transport)).migration(false);
         let mut client = quinn::ClientConfig::new(tls::client(&identity)?);
         client.transport_config(transport);
-        let on = Arc::new(endpoint::On { runtime: runtime.clone(), tasks: tasks.clone() });
+        let on = Arc::new(endpoint::On { cores: cores.clone(), tasks: tasks.clone() });
         let endpoint =
             Endpoint::new_with_abstract_socket(endpoint::identified(&identity), Some(server), socket, on)
                 .map_err(refused)?;
@@ -174,6 +182,7 @@ impl Backhaul {
             serving: watch::channel(false).0,
             counters: Counters::default(),
             runtime,
+            cores,
             tasks,
             stop,
         };
@@ -358,8 +367,18 @@ impl Shared {
         self.tasks.spawn_on(self.stop.clone().run_until_cancelled_owned(task), &self.runtime);
     }
 
-    /// Runs a task that ends with its stream; cheaper than [`Self::spawn`].
+    /// As [`Self::spawn`], for what carries packets: on that core.
+    fn spawn_on(&self, core: &Handle, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn_on(self.stop.clone().run_until_cancelled_owned(task), core);
+    }
+
+    /// Runs a task that ends with its stream, on each core in turn; cheaper than [`Self::spawn`].
     fn spawn_stream(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn_on(task, self.cores.next());
+    }
+
+    /// Runs a task that answers a question and ends with its stream.
+    fn spawn_answer(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn_on(task, &self.runtime);
     }
 

@@ -79,7 +79,9 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
 
     let table = LinkTable::default();
     let links = Arc::new(LinkRules::new(table.clone(), Arc::clone(&regions), region, config.latency));
-    let backhaul_config = BackhaulConfig::new(backhaul_addr, region);
+    let cores = Cores::start()?;
+    let backhaul_config =
+        BackhaulConfig { cores: cores.handles(), ..BackhaulConfig::new(backhaul_addr, region) };
     let backhaul = Backhaul::with_socket(
         backhaul_socket,
         backhaul_config,
@@ -118,7 +120,6 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
     )
     .await
     .context("start the Machines")?;
-    let cores = Cores::start()?;
     let edge = Edge::new(
         EdgeConfig {
             sampling: config

@@ -20,7 +20,7 @@ use crate::body::{KeptBody, KeptReader, RequestBody};
 use crate::client_body::{Answer, Held, Stopper};
 use crate::connection::Ends;
 use crate::core::Core;
-use crate::frames::{self, FrameBody, PumpError, pump};
+use crate::frames::{FrameBody, PumpError, pump};
 use crate::trace::Trace;
 use crate::worker::Seat;
 
@@ -189,11 +189,8 @@ impl Exchange {
         // A node that traces makes the Machine's context itself.
         let headers = self.headers(traceparent.is_none().then_some(&span));
         let preamble = self.preamble(core, aim, traceparent);
-        let head = RequestHead {
-            method: self.method.as_str().to_owned(),
-            target: self.target.to_string(),
-            headers: frames::to_pairs(&headers),
-        };
+        let head =
+            RequestHead { method: self.method.as_str().to_owned(), target: self.target.to_string(), headers };
         let reader = self.reader();
         let last = reader.is_none().then_some(Frame::Trailers(Vec::new()));
         let sent = [Frame::RequestHead(head)].into_iter().chain(last);
@@ -253,16 +250,12 @@ impl Exchange {
                     return Failed::refused(&refused);
                 }
                 Ok(Some(Frame::ResponseHead(head))) if admitted => {
-                    let Some(parts) = parts(&head) else { return Failed::broken(ErrorCode::PU01, true) };
+                    let load = head.load;
+                    let Some(parts) = parts(head) else { return Failed::broken(ErrorCode::PU01, true) };
                     note_status(&span, parts.status);
                     let held = Held { in_flight: None, _upload: upload, _traces: vec![span] };
                     let answer = Answer::Frames(Box::new(FrameBody::new(receiver)));
-                    return Outcome::Answered(Box::new(Answered {
-                        head: parts,
-                        answer,
-                        load: head.load,
-                        held,
-                    }));
+                    return Outcome::Answered(Box::new(Answered { head: parts, answer, load, held }));
                 }
                 Ok(Some(Frame::Reset(Reset { code, reached_app }))) => {
                     span.fail(code.as_str());
@@ -307,12 +300,12 @@ impl Exchange {
 }
 
 async fn upload(reader: KeptReader, mut sender: FrameSender) {
-    match pump(reader, &mut sender).await {
+    match pump([], reader, &mut sender).await {
         Ok(()) => {}
         Err(PumpError::Body) => {
             let reset = Frame::Reset(Reset { code: ErrorCode::PU03, reached_app: true });
             if sender.send(reset).await.is_ok() {
-                // As in `frames::end`.
+                // As in `pump`.
                 let _closed = sender.finish();
             }
         }
@@ -321,10 +314,10 @@ async fn upload(reader: KeptReader, mut sender: FrameSender) {
     }
 }
 
-fn parts(head: &skein_core::wire::ResponseHead) -> Option<response::Parts> {
+fn parts(head: skein_core::wire::ResponseHead) -> Option<response::Parts> {
     let mut response = http::Response::new(());
     *response.status_mut() = StatusCode::from_u16(head.status).ok()?;
-    *response.headers_mut() = frames::to_map(&head.headers);
+    *response.headers_mut() = head.headers;
     Some(response.into_parts().0)
 }
 

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::{Body, Frame as BodyFrame};
 use skein_cluster::backhaul::{FrameReceiver, FrameSender, StreamError};
-use skein_core::wire::Frame;
+use skein_core::wire::{Frame, MAX_DATA};
 use tokio_util::sync::ReusableBoxFuture;
 
 use crate::body::BodyError;
@@ -89,38 +89,67 @@ pub(crate) enum PumpError {
     Stream(StreamError),
 }
 
-/// Sends a whole body, in frames of at most 64 KiB; waits while the other side is slow.
-pub(crate) async fn pump<B>(mut body: B, sender: &mut FrameSender) -> Result<(), PumpError>
+/// Sends some frames and a whole body, in frames of at most 64 KiB; waits while the other side is slow.
+/// What is there at once goes out in one write.
+pub(crate) async fn pump<B>(
+    first: impl IntoIterator<Item = Frame>,
+    mut body: B,
+    sender: &mut FrameSender,
+) -> Result<(), PumpError>
 where
     B: Body<Data = Bytes, Error = BodyError> + Unpin,
 {
-    loop {
-        // A body may be silent for long: a reader that is gone must not hold it until the next frame.
-        let frame = tokio::select! {
-            biased;
-            frame = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)) => frame,
-            error = sender.stopped() => return Err(PumpError::Stream(error)),
+    let mut waiting: Vec<Frame> = first.into_iter().collect();
+    let mut bytes = 0;
+    let trailers = loop {
+        let frame = match ready_frame(&mut body).await {
+            Some(frame) => frame,
+            None => {
+                if !waiting.is_empty() {
+                    sender.send_all(waiting.drain(..)).await.map_err(PumpError::Stream)?;
+                    bytes = 0;
+                }
+                // A body may be silent for long: a reader that is gone must not hold it until the next frame.
+                tokio::select! {
+                    biased;
+                    frame = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)) => frame,
+                    error = sender.stopped() => return Err(PumpError::Stream(error)),
+                }
+            }
         };
         match frame {
-            None => return end(sender, Vec::new()).await,
-            Some(Err(_)) => return Err(PumpError::Body),
+            None => break Vec::new(),
+            Some(Err(_)) => {
+                sender.send_all(waiting).await.map_err(PumpError::Stream)?;
+                return Err(PumpError::Body);
+            }
             Some(Ok(frame)) => match frame.into_data() {
-                Ok(data) => sender.send(Frame::Data(data)).await.map_err(PumpError::Stream)?,
-                Err(frame) => {
-                    let trailers = frame.into_trailers().unwrap_or_default();
-                    return end(sender, to_pairs(&trailers)).await;
+                Ok(data) => {
+                    bytes += data.len();
+                    waiting.push(Frame::Data(data));
+                    if bytes >= MAX_DATA {
+                        sender.send_all(waiting.drain(..)).await.map_err(PumpError::Stream)?;
+                        bytes = 0;
+                    }
                 }
+                Err(frame) => break to_pairs(&frame.into_trailers().unwrap_or_default()),
             },
         }
-    }
-}
-
-/// Ends a message.
-pub(crate) async fn end(sender: &mut FrameSender, trailers: Vec<(String, Bytes)>) -> Result<(), PumpError> {
-    sender.send(Frame::Trailers(trailers)).await.map_err(PumpError::Stream)?;
+    };
+    waiting.push(Frame::Trailers(trailers));
+    sender.send_all(waiting).await.map_err(PumpError::Stream)?;
     // A stream that was closed meanwhile has delivered what was sent, or its reader is gone.
     let _closed = sender.finish();
     Ok(())
+}
+
+/// The body's next frame, if it is there already.
+async fn ready_frame<B: Body + Unpin>(body: &mut B) -> Option<Option<Result<BodyFrame<B::Data>, B::Error>>> {
+    std::future::poll_fn(|cx| match Pin::new(&mut *body).poll_frame(cx) {
+        Poll::Ready(frame) => Poll::Ready(Some(frame)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
 }
 
 /// Headers as frames carry them.

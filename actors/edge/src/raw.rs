@@ -29,7 +29,7 @@ pub(crate) async fn serve(
         Ok(taken) => taken,
         Err(refused) => {
             if sender.send(Frame::Refused(refused)).await.is_ok() {
-                // As in `frames::end`.
+                // As in `pump`.
                 let _closed = sender.finish();
             }
             return;

@@ -1,9 +1,11 @@
 //! The worker's end of a stream: what another node's edge sends is served like a local request.
 
 use std::pin::pin;
+use std::time::Duration;
 
 use http::header::TRANSFER_ENCODING;
 use http::{Method, Request, Uri};
+use http_body::Body as _;
 use skein_cluster::backhaul::{FrameReceiver, FrameSender, FrameStream};
 use skein_core::code::ErrorCode;
 use skein_core::headers::TRACEPARENT;
@@ -13,9 +15,13 @@ use skein_core::{NodeNumber, attr};
 use crate::attempt::{has_body, machine_span, note_status};
 use crate::body::RequestBody;
 use crate::core::Core;
-use crate::frames::{self, FrameBody, PumpError, pump};
+use crate::frames::{FrameBody, PumpError, pump};
 use crate::trace::Trace;
 use crate::worker::{Failure, Seat};
+
+/// How long an edge waits at most for the word that its request was admitted: a response that comes
+/// sooner brings it along, in one packet instead of two. Who sends a body hears it at once.
+const WORD_WITHIN: Duration = Duration::from_millis(5);
 
 /// Serves a request or connection that `peer` sent for a Machine of this node.
 pub(crate) async fn serve(core: &Core, peer: NodeNumber, preamble: Preamble, stream: FrameStream) {
@@ -60,38 +66,52 @@ async fn http(
                 trace.fail("refused");
             }
             sender.send(Frame::Refused(refused)).await.map_err(PumpError::Stream)?;
-            // As in `frames::end`.
+            // As in `pump`.
             let _closed = sender.finish();
             return Ok(());
         }
     };
-    let admitted = Admitted { machine: seat.machine(), load: seat.load() };
-    sender.send(Frame::Admitted(admitted)).await.map_err(PumpError::Stream)?;
+    let admitted = Frame::Admitted(Admitted { machine: seat.machine(), load: seat.load() });
     let head = match receiver.next().await.map_err(PumpError::Stream)? {
         Some(Frame::RequestHead(head)) => head,
         _ => return reset(sender, ErrorCode::PU03, false).await,
     };
     let span = trace.as_ref().map(|trace| machine_span(trace, &head.method, &seat));
-    let Some(request) = request(&head, preamble, span.as_ref(), receiver) else {
+    let Some(request) = request(head, preamble, span.as_ref(), receiver) else {
         return reset(sender, ErrorCode::PU03, false).await;
     };
-    exchange(seat, request, span.as_ref(), sender).await
+    let mut word = Some(admitted);
+    if !request.body().is_end_stream()
+        && let Some(word) = word.take()
+    {
+        sender.send(word).await.map_err(PumpError::Stream)?;
+    }
+    exchange(seat, request, word, span.as_ref(), sender).await
 }
 
-/// Sends the request to the Machine and its response to the edge.
+/// Sends the request to the Machine and its response to the edge, with the word that it was admitted
+/// if that is still to be said.
 async fn exchange(
     seat: Seat,
     request: Request<RequestBody>,
+    mut word: Option<Frame>,
     span: Option<&Trace>,
     sender: &mut FrameSender,
 ) -> Result<(), PumpError> {
     let answered = {
         let mut answered = pin!(seat.send(request));
-        tokio::select! {
-            biased;
-            answered = &mut answered => answered,
-            // The edge has lost its client, or gave this attempt up: so does the Machine's connection.
-            error = sender.stopped() => return Err(PumpError::Stream(error)),
+        let mut late = pin!(tokio::time::sleep(WORD_WITHIN));
+        loop {
+            tokio::select! {
+                biased;
+                answered = &mut answered => break answered,
+                // The edge has lost its client, or gave this attempt up: so does the Machine's connection.
+                error = sender.stopped() => return Err(PumpError::Stream(error)),
+                () = &mut late, if word.is_some() => {}
+            }
+            if let Some(word) = word.take() {
+                sender.send(word).await.map_err(PumpError::Stream)?;
+            }
         }
     };
     let (response, load) = match answered {
@@ -108,16 +128,16 @@ async fn exchange(
     if let Some(span) = span {
         note_status(span, head.status);
     }
-    let head = ResponseHead { status: head.status.as_u16(), headers: frames::to_pairs(&head.headers), load };
-    if http_body::Body::is_end_stream(&body) {
+    let head = ResponseHead { status: head.status.as_u16(), headers: head.headers, load };
+    if body.is_end_stream() {
         let whole = [Frame::ResponseHead(head), Frame::Trailers(Vec::new())];
-        sender.send_all(whole).await.map_err(PumpError::Stream)?;
-        // As in `frames::end`.
+        sender.send_all(word.into_iter().chain(whole)).await.map_err(PumpError::Stream)?;
+        // As in `pump`.
         let _closed = sender.finish();
         return Ok(());
     }
-    sender.send(Frame::ResponseHead(head)).await.map_err(PumpError::Stream)?;
-    match pump(body, sender).await {
+    let first = word.into_iter().chain([Frame::ResponseHead(head)]);
+    match pump(first, body, sender).await {
         Err(PumpError::Body) => {
             if let Some(span) = span {
                 span.fail(ErrorCode::PU04.as_str());
@@ -130,18 +150,18 @@ async fn exchange(
 
 async fn reset(sender: &mut FrameSender, code: ErrorCode, reached_app: bool) -> Result<(), PumpError> {
     sender.send(Frame::Reset(Reset { code, reached_app })).await.map_err(PumpError::Stream)?;
-    // As in `frames::end`.
+    // As in `pump`.
     let _closed = sender.finish();
     Ok(())
 }
 
 fn request(
-    head: &RequestHead,
+    head: RequestHead,
     preamble: &Preamble,
     span: Option<&Trace>,
     receiver: FrameReceiver,
 ) -> Option<Request<RequestBody>> {
-    let mut headers = frames::to_map(&head.headers);
+    let mut headers = head.headers;
     match span.and_then(Trace::header) {
         Some(context) => drop(headers.insert(TRACEPARENT, context)),
         // The edge traces and this node does not: the Machine goes on from the edge's span.

@@ -3,7 +3,7 @@
 use std::hint::black_box;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use clap::ValueEnum;
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
 use skein_core::balance::{self, AllNear, Constraint};
@@ -109,15 +109,13 @@ fn edit() -> Box<dyn FnMut()> {
 fn frames() -> Box<dyn FnMut()> {
     let asked = asked();
     Box::new(move || {
-        let pair = |(name, value): (&http::HeaderName, &HeaderValue)| {
-            (name.as_str().to_owned(), Bytes::copy_from_slice(value.as_bytes()))
-        };
-        let headers = asked.iter().map(pair).collect();
+        let headers = asked.clone();
         let head = RequestHead { method: "GET".to_owned(), target: "/".to_owned(), headers };
-        let mut buffer = BytesMut::new();
+        let mut bytes = Vec::with_capacity(1 << 10);
         for frame in [Frame::RequestHead(head), Frame::Trailers(Vec::new())] {
-            buffer.extend_from_slice(&frame.encode().0);
+            black_box(frame.encode(&mut bytes).is_none());
         }
+        let mut buffer = BytesMut::from(&bytes[..]);
         while let Ok(Some(frame)) = Frame::decode(&mut buffer) {
             black_box(&frame);
         }

@@ -36,10 +36,19 @@ pub enum CodecError {
 /// # Panics
 /// Never for the types of this crate: their serialization is total.
 pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
-    let mut bytes = vec![VERSION];
-    bincode::serde::encode_into_std_write(value, &mut bytes, bincode::config::standard())
-        .expect("invariant: the vocabulary's types serialize");
+    let mut bytes = Vec::new();
+    encode_to(value, &mut bytes);
     bytes
+}
+
+/// Appends `value` to `bytes`.
+///
+/// # Panics
+/// As [`encode`].
+pub fn encode_to<T: Serialize>(value: &T, bytes: &mut Vec<u8>) {
+    bytes.push(VERSION);
+    bincode::serde::encode_into_std_write(value, bytes, bincode::config::standard())
+        .expect("invariant: the vocabulary's types serialize");
 }
 
 /// The value that `bytes` hold, all of them.

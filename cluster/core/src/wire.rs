@@ -7,9 +7,12 @@
 //!
 //! On the wire a frame is one byte of kind, four bytes of length (big endian) and the payload.
 
+mod map;
+
 use std::net::SocketAddr;
 
 use bytes::{Buf, Bytes, BytesMut};
+use http::HeaderMap;
 use serde::{Deserialize, Serialize};
 
 use crate::code::ErrorCode;
@@ -25,6 +28,8 @@ pub const JOIN_ALPN: &[u8] = b"skein-join/1";
 pub const MAX_FRAME: usize = 16 << 20;
 /// The longest payload of a `Data` frame that this build sends, in bytes.
 pub const MAX_DATA: usize = 64 << 10;
+/// `Data` up to this length is copied to where the frames before and after it are: one write for all.
+pub const MAX_COPIED: usize = 4 << 10;
 /// Bytes of kind and length before each payload.
 pub const FRAME_HEADER: usize = 5;
 
@@ -94,7 +99,8 @@ pub struct RequestHead {
     /// Path and query.
     pub target: String,
     /// In the order received; a name may stand more than once.
-    pub headers: Vec<(String, Bytes)>,
+    #[serde(with = "map")]
+    pub headers: HeaderMap,
 }
 
 /// A head of an HTTP response.
@@ -103,7 +109,8 @@ pub struct ResponseHead {
     /// The status.
     pub status: u16,
     /// In the order received.
-    pub headers: Vec<(String, Bytes)>,
+    #[serde(with = "map")]
+    pub headers: HeaderMap,
     /// What was in flight at the Machine when it answered.
     pub load: u32,
 }
@@ -269,27 +276,28 @@ impl Frame {
         }
     }
 
-    /// Header and payload; `Data` is not copied.
-    pub fn encode(self) -> (Bytes, Option<Bytes>) {
-        let kind = self.kind();
-        let (payload, data) = match self {
-            Self::Open(open) => (codec::encode(&open), None),
-            Self::RequestHead(head) => (codec::encode(&head), None),
-            Self::ResponseHead(head) => (codec::encode(&head), None),
-            Self::Data(data) => (Vec::new(), Some(data)),
-            Self::Trailers(trailers) => (codec::encode(&trailers), None),
-            Self::Reset(reset) => (codec::encode(&reset), None),
-            Self::Upgraded => (Vec::new(), None),
-            Self::Admitted(admitted) => (codec::encode(&admitted), None),
-            Self::Refused(refused) => (codec::encode(&refused), None),
-            Self::Answer(answer) => (codec::encode(&answer), None),
-        };
-        let length = payload.len() + data.as_ref().map_or(0, Bytes::len);
-        let mut bytes = Vec::with_capacity(FRAME_HEADER + payload.len());
-        bytes.push(kind);
-        bytes.extend_from_slice(&(length as u32).to_be_bytes());
-        bytes.extend_from_slice(&payload);
-        (bytes.into(), data)
+    /// Appends header and payload to `bytes`. Long `Data` is not copied: it comes back, to be sent next.
+    pub fn encode(self, bytes: &mut Vec<u8>) -> Option<Bytes> {
+        bytes.push(self.kind());
+        bytes.extend_from_slice(&[0; FRAME_HEADER - 1]);
+        let begin = bytes.len();
+        let mut apart = None;
+        match self {
+            Self::Open(open) => codec::encode_to(&open, bytes),
+            Self::RequestHead(head) => codec::encode_to(&head, bytes),
+            Self::ResponseHead(head) => codec::encode_to(&head, bytes),
+            Self::Data(data) if data.len() > MAX_COPIED => apart = Some(data),
+            Self::Data(data) => bytes.extend_from_slice(&data),
+            Self::Trailers(trailers) => codec::encode_to(&trailers, bytes),
+            Self::Reset(reset) => codec::encode_to(&reset, bytes),
+            Self::Upgraded => {}
+            Self::Admitted(admitted) => codec::encode_to(&admitted, bytes),
+            Self::Refused(refused) => codec::encode_to(&refused, bytes),
+            Self::Answer(answer) => codec::encode_to(&answer, bytes),
+        }
+        let length = bytes.len() - begin + apart.as_ref().map_or(0, Bytes::len);
+        bytes[begin + 1 - FRAME_HEADER..begin].copy_from_slice(&(length as u32).to_be_bytes());
+        apart
     }
 
     /// Takes the next whole frame off `buffer`; `None` when more bytes are needed.
@@ -307,20 +315,23 @@ impl Frame {
             return Ok(None);
         }
         buffer.advance(FRAME_HEADER);
-        let payload = buffer.split_to(length).freeze();
+        if kind == 3 {
+            return Ok(Some(Self::Data(buffer.split_to(length).freeze())));
+        }
+        let payload = &buffer[..length];
         let frame = match kind {
-            0 => Self::Open(codec::decode(&payload)?),
-            1 => Self::RequestHead(codec::decode(&payload)?),
-            2 => Self::ResponseHead(codec::decode(&payload)?),
-            3 => Self::Data(payload),
-            4 => Self::Trailers(codec::decode(&payload)?),
-            5 => Self::Reset(codec::decode(&payload)?),
+            0 => Self::Open(codec::decode(payload)?),
+            1 => Self::RequestHead(codec::decode(payload)?),
+            2 => Self::ResponseHead(codec::decode(payload)?),
+            4 => Self::Trailers(codec::decode(payload)?),
+            5 => Self::Reset(codec::decode(payload)?),
             6 => Self::Upgraded,
-            7 => Self::Admitted(codec::decode(&payload)?),
-            8 => Self::Refused(codec::decode(&payload)?),
-            9 => Self::Answer(codec::decode(&payload)?),
+            7 => Self::Admitted(codec::decode(payload)?),
+            8 => Self::Refused(codec::decode(payload)?),
+            9 => Self::Answer(codec::decode(payload)?),
             other => return Err(FrameError::Kind(other)),
         };
+        buffer.advance(length);
         Ok(Some(frame))
     }
 }
@@ -377,12 +388,10 @@ mod tests {
     use proptest::prelude::*;
 
     fn bytes_of(frame: Frame) -> BytesMut {
-        let (head, data) = frame.encode();
-        let mut bytes = BytesMut::from(&head[..]);
-        if let Some(data) = data {
-            bytes.extend_from_slice(&data);
-        }
-        bytes
+        let mut bytes = Vec::new();
+        let apart = frame.encode(&mut bytes);
+        bytes.extend(apart.into_iter().flatten());
+        BytesMut::from(&bytes[..])
     }
 
     fn frames() -> Vec<Frame> {
@@ -400,7 +409,11 @@ mod tests {
             request_id: "01JNRQ9VVKJ7HZFMJWJB3M3RYN-iad".into(),
             traceparent: None,
         };
-        let headers = vec![("a".to_owned(), Bytes::from_static(b"\xff"))];
+        let trailers = vec![("a".to_owned(), Bytes::from_static(b"\xff"))];
+        let mut headers = HeaderMap::new();
+        headers.append("b", http::HeaderValue::from_bytes(b"\xff").unwrap());
+        headers.append("a", http::HeaderValue::from_static("1"));
+        headers.append("a", http::HeaderValue::from_static("2"));
         vec![
             Frame::Open(Open::Request(Box::new(preamble))),
             Frame::Open(Open::Ask(Ask::Ping)),
@@ -409,9 +422,10 @@ mod tests {
                 target: "/".into(),
                 headers: headers.clone(),
             }),
-            Frame::ResponseHead(ResponseHead { status: 200, headers: headers.clone(), load: 3 }),
+            Frame::ResponseHead(ResponseHead { status: 200, headers, load: 3 }),
             Frame::Data(Bytes::from_static(b"hello")),
-            Frame::Trailers(headers),
+            Frame::Data(Bytes::from(vec![7; MAX_COPIED + 1])),
+            Frame::Trailers(trailers),
             Frame::Reset(Reset { code: ErrorCode::PU04, reached_app: true }),
             Frame::Upgraded,
             Frame::Admitted(Admitted { machine: MachineId::from_bits(5), load: 1 }),

@@ -133,7 +133,7 @@ impl Peer {
             self.send_gossip(shared, message);
         }
         let (peer, within) = (Arc::clone(self), Arc::clone(shared));
-        shared.spawn(async move {
+        shared.spawn_on(&shared.cores.here(), async move {
             let reason = serve::connection(&within, &peer, &conn).await;
             if peer.drop_conn(&within, &conn) {
                 count(&within.counters.lost);
@@ -227,7 +227,7 @@ impl Peer {
             return;
         }
         let (peer, within) = (Arc::clone(self), Arc::clone(shared));
-        shared.spawn(async move {
+        shared.spawn_on(shared.cores.next(), async move {
             let dialled = tokio::select! {
                 dialled = peer.dial_once(&within) => dialled,
                 () = peer.stop.cancelled() => Err("it is no member any more".into()),
@@ -331,8 +331,10 @@ impl Peer {
             // Lost with its connection, as a datagram would be: gossip repeats itself.
             if let Ok(mut stream) = conn.connection.open_uni().await {
                 let _ = stream.set_priority(2);
-                let (header, _) = Frame::Open(Open::Gossip(message.to_vec())).encode();
-                if stream.write_chunk(header).await.is_ok() {
+                let mut bytes = Vec::new();
+                // Only data comes apart.
+                let _none = Frame::Open(Open::Gossip(message.to_vec())).encode(&mut bytes);
+                if stream.write_chunk(bytes.into()).await.is_ok() {
                     let _ = stream.finish();
                 }
             }

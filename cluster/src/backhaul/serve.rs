@@ -44,7 +44,7 @@ pub(super) async fn accept(shared: Arc<Shared>) {
             continue;
         }
         let within = Arc::clone(&shared);
-        shared.spawn(async move {
+        shared.spawn_on(shared.cores.next(), async move {
             admit(&within, incoming).await;
             drop(permit);
         });
@@ -216,19 +216,21 @@ async fn bidirectional(shared: Arc<Shared>, mut stream: FrameStream) {
     match open {
         Open::Request(preamble) => handlers.inbound.request(stream.peer, *preamble, stream).await,
         Open::Gossip(message) => handlers.inbound.gossip(stream.peer, message.into()),
-        Open::Ask(ask) => {
-            let small = super::priority(&ask);
-            let answer = if ask == Ask::Ping {
-                Ok(Bytes::new())
-            } else {
-                handlers.inbound.ask(stream.peer, ask).await
-            };
-            stream.send.prioritize(small);
-            // The asker may be gone; then nobody wants the answer.
-            if stream.send.send(Frame::Answer(answer)).await.is_ok() {
-                let _ = stream.send.finish();
-            }
-        }
+        // It may take its time, which no request shall wait for.
+        Open::Ask(ask) => shared.spawn_answer(answer(Arc::clone(&shared), stream, ask)),
+    }
+}
+
+/// Answers a question.
+async fn answer(shared: Arc<Shared>, mut stream: FrameStream, ask: Ask) {
+    let Some(handlers) = shared.handlers().await else { return };
+    let small = super::priority(&ask);
+    let answer =
+        if ask == Ask::Ping { Ok(Bytes::new()) } else { handlers.inbound.ask(stream.peer, ask).await };
+    stream.send.prioritize(small);
+    // The asker may be gone; then nobody wants the answer.
+    if stream.send.send(Frame::Answer(answer)).await.is_ok() {
+        let _ = stream.send.finish();
     }
 }
 

@@ -4,10 +4,10 @@
 //! never a silent end. A sender that is dropped before [`FrameSender::finish`] resets the stream.
 
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use bytes::{Buf, Bytes, BytesMut};
 use quinn::{ReadError, RecvStream, SendStream, VarInt, WriteError};
@@ -24,6 +24,11 @@ pub(super) const CANCELLED: VarInt = VarInt::from_u32(0x10);
 pub(super) const GARBAGE: VarInt = VarInt::from_u32(0x11);
 /// The peer opened a stream and said nothing.
 pub(super) const TOO_LATE: VarInt = VarInt::from_u32(0x12);
+
+/// Chunks that are read of what nobody wants any more.
+const REST: usize = 2;
+/// What most heads need.
+const FIRST_BYTES: usize = 1 << 10;
 
 /// Why a stream broke.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -137,9 +142,12 @@ impl FrameSender {
     /// # Errors
     /// As [`Self::send`].
     pub async fn send_all(&mut self, frames: impl IntoIterator<Item = Frame>) -> Result<(), StreamError> {
-        let mut chunks = Vec::new();
+        let (mut chunks, mut bytes) = (Vec::new(), Vec::with_capacity(FIRST_BYTES));
         for frame in frames {
-            push_chunks(frame, &mut chunks);
+            push_chunks(frame, &mut bytes, &mut chunks);
+        }
+        if !bytes.is_empty() {
+            chunks.push(Bytes::from(bytes));
         }
         // Taken while writing: when this future is dropped half-way, the guard resets the stream.
         let mut writing = Writing(self.stream.take());
@@ -202,15 +210,17 @@ impl Drop for FrameSender {
     }
 }
 
-fn push_chunks(mut frame: Frame, chunks: &mut Vec<Bytes>) {
+/// Adds a frame to `bytes`; before data that is not copied, those go to `chunks`.
+fn push_chunks(mut frame: Frame, bytes: &mut Vec<u8>, chunks: &mut Vec<Bytes>) {
     if let Frame::Data(data) = &mut frame {
         while data.len() > MAX_DATA {
-            push_chunks(Frame::Data(data.split_to(MAX_DATA)), chunks);
+            push_chunks(Frame::Data(data.split_to(MAX_DATA)), bytes, chunks);
         }
     }
-    let (header, data) = frame.encode();
-    chunks.push(header);
-    chunks.extend(data.filter(|data| !data.is_empty()));
+    if let Some(apart) = frame.encode(bytes) {
+        chunks.push(Bytes::from(std::mem::take(bytes)));
+        chunks.push(apart);
+    }
 }
 
 /// Resets its stream unless it is taken out.
@@ -309,6 +319,21 @@ impl FrameReceiver {
         if let Some(stream) = &mut self.stream {
             // Only fails when all of it was read or it was stopped before.
             let _ = stream.stop(code);
+        }
+    }
+}
+
+impl Drop for FrameReceiver {
+    fn drop(&mut self) {
+        // A stream that is dropped before its end was read tells the peer to stop, in a packet for each
+        // request. Usually the end is there and only nobody looked.
+        let Some(stream) = &mut self.stream else { return };
+        let cx = &mut Context::from_waker(Waker::noop());
+        for _ in 0..REST {
+            match pin!(stream.read_chunk(MAX_DATA, true)).poll(cx) {
+                Poll::Ready(Ok(Some(_))) => {}
+                Poll::Ready(Ok(None) | Err(_)) | Poll::Pending => return,
+            }
         }
     }
 }

@@ -45,7 +45,7 @@ pub struct PeerAddress {
 }
 
 /// How backhaul behaves.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct BackhaulConfig {
     /// Where to listen.
     pub bind: SocketAddr,
@@ -69,6 +69,9 @@ pub struct BackhaulConfig {
     pub node_window: u64,
     /// Seeds the shim's randomness; the operating system's when `None`.
     pub seed: Option<u64>,
+    /// Runtimes that carry packets and requests, one per core and each with one thread; empty means
+    /// the current one. On the edge's own, a request meets no other thread on its way to a peer.
+    pub cores: Vec<tokio::runtime::Handle>,
 }
 
 impl BackhaulConfig {
@@ -86,6 +89,7 @@ impl BackhaulConfig {
             connection_window: 256 << 20,
             node_window: 1 << 30,
             seed: None,
+            cores: Vec::new(),
         }
     }
 }

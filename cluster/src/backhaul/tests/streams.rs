@@ -26,7 +26,9 @@ async fn a_request_streams_both_ways() {
     let head = Frame::RequestHead(skein_core::wire::RequestHead {
         method: "POST".into(),
         target: "/echo".into(),
-        headers: vec![("x".into(), "y".into())],
+        headers: [(http::HeaderName::from_static("x"), http::HeaderValue::from_static("y"))]
+            .into_iter()
+            .collect(),
     });
     let mut mine = a.backhaul.open_with(number(2), preamble(), [head.clone()]).await.unwrap();
     let (from, received, mut theirs) = b.seen.requests.recv().await.unwrap();
@@ -187,7 +189,8 @@ async fn garbage_from_a_peer_resets_its_stream_only() {
     let mut innocent = a.backhaul.open(number(2), preamble()).await.unwrap();
     let (_, _, mut theirs) = b.seen.requests.recv().await.unwrap();
     let raw = &a.conns(2)[0].connection;
-    let not_first = Frame::Trailers(vec![]).encode().0;
+    let mut not_first = Vec::new();
+    assert_eq!(Frame::Trailers(vec![]).encode(&mut not_first), None);
     for bytes in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[3, 0xff, 0xff, 0xff, 0xff], &not_first] {
         let (mut send, mut recv) = raw.open_bi().await.unwrap();
         send.write_all(bytes).await.unwrap();
