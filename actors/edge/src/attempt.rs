@@ -151,7 +151,7 @@ impl Exchange {
             Ok((response, load)) => {
                 let (head, body) = response.into_parts();
                 note_status(&span, head.status);
-                let held = Held { in_flight: None, _upload: None, _traces: vec![span] };
+                let held = Held { in_flight: None, _upload: None, _trace: Some(span) };
                 let answer = Answer::Machine(Box::new(body));
                 Outcome::Answered(Box::new(Answered { head, answer, load, held }))
             }
@@ -253,7 +253,7 @@ impl Exchange {
                     let load = head.load;
                     let Some(parts) = parts(head) else { return Failed::broken(ErrorCode::PU01, true) };
                     note_status(&span, parts.status);
-                    let held = Held { in_flight: None, _upload: upload, _traces: vec![span] };
+                    let held = Held { in_flight: None, _upload: upload, _trace: Some(span) };
                     let answer = Answer::Frames(Box::new(FrameBody::new(receiver)));
                     return Outcome::Answered(Box::new(Answered { head: parts, answer, load, held }));
                 }

@@ -41,8 +41,8 @@ pub(crate) struct Held {
     pub(crate) in_flight: Option<InFlight>,
     /// Sends the rest of the request's body to another node.
     pub(crate) _upload: Option<Stopper>,
-    /// The spans of the attempt.
-    pub(crate) _traces: Vec<Trace>,
+    /// The span of the attempt.
+    pub(crate) _trace: Option<Trace>,
 }
 
 /// The body that hyper sends to the client. An error in it closes the connection without a proper
@@ -52,12 +52,12 @@ pub(crate) struct ClientBody {
     answer: Answer,
     /// Bytes that the head promises.
     promised: Option<u64>,
-    access: Access,
+    access: Box<Access>,
     _held: Held,
 }
 
 impl ClientBody {
-    pub(crate) fn new(answer: Answer, promised: Option<u64>, access: Access, held: Held) -> Self {
+    pub(crate) fn new(answer: Answer, promised: Option<u64>, access: Box<Access>, held: Held) -> Self {
         Self { answer, promised, access, _held: held }
     }
 }

@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::core::{Core, Passage};
+use crate::joined::Joined;
 use crate::metrics::AppCounters;
 use crate::request::handle;
 
@@ -73,7 +74,7 @@ pub(crate) async fn http(core: Arc<Core>, ends: Ends, stream: TcpStream) {
     let _slower = stream.set_nodelay(true);
     let connection = Connection::new(Arc::clone(&core), ends);
     let era = Arc::clone(connection.passage.era());
-    let io = TokioIo::new(Counted { stream, connection: Arc::clone(&connection) });
+    let io = TokioIo::new(Joined(Counted { stream, connection: Arc::clone(&connection) }));
     let service = service_fn(move |request| {
         let connection = Arc::clone(&connection);
         async move { Ok::<_, Infallible>(handle(&connection, request).await) }

@@ -16,6 +16,7 @@ mod core;
 mod edge;
 mod frames;
 mod hosts;
+mod joined;
 mod metrics;
 mod raw;
 mod reply;

@@ -53,7 +53,7 @@ async fn answer(connection: &Arc<Connection>, request: Request<Incoming>) -> Res
     let (parts, incoming) = request.into_parts();
     let request_id = request_id(core, start_us / 1000, &mut rng);
     let trace = begin(core, ends, &parts, &request_id, start_us / 1000, &mut rng);
-    let mut access = Access {
+    let mut access = Box::new(Access {
         started: clock::now(),
         connection: Arc::clone(connection),
         method: parts.method.clone(),
@@ -67,8 +67,8 @@ async fn answer(connection: &Arc<Connection>, request: Request<Incoming>) -> Res
         replays: 0,
         sent: 0,
         complete: false,
-        trace: trace.clone(),
-    };
+        trace,
+    });
     let version = parts.version;
     let snapshot = core.reader.load();
     let prepared = prepare(core, &snapshot, ends, parts, incoming, &request_id, start_us, &mut access);
@@ -78,7 +78,7 @@ async fn answer(connection: &Arc<Connection>, request: Request<Incoming>) -> Res
     };
     match proxy(core, &snapshot, app, &mut exchange, &mut access, &mut rng).await {
         Ok((answered, options)) => {
-            let Answered { mut head, answer, held, .. } = answered;
+            let Answered { mut head, answer, held, .. } = *answered;
             headers::to_client(&mut head.headers, version, &core.server, &request_id, options);
             head.version = Version::HTTP_11;
             access.status = Some(head.status.as_u16());
@@ -89,7 +89,7 @@ async fn answer(connection: &Arc<Connection>, request: Request<Incoming>) -> Res
         Err(reply) => {
             if let (Some(body), false) = (&exchange.body, exchange.expects) {
                 // A client that is still sending meets the answer only once it is done, or given up.
-                let _gave_up = tokio::time::timeout(LINGER, body.discard(LINGER_BYTES)).await;
+                let _gave_up = Box::pin(tokio::time::timeout(LINGER, body.discard(LINGER_BYTES))).await;
             }
             own(core, &reply, &exchange.headers, version, access)
         }
@@ -160,7 +160,7 @@ fn prepare<'s>(
     let Some((HandlerChain::Http, settings)) = hosts::service(app, port) else {
         return Err((Reply::NoService(port), headers));
     };
-    let target = uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string);
+    let target = uri.path_and_query().map_or(Uri::from_static("/"), |target| Uri::from(target.clone()));
     if settings.force_https {
         return Err((Reply::Https(format!("https://{host}{target}")), headers));
     }
@@ -190,7 +190,6 @@ fn prepare<'s>(
     if chunked && body.is_some() {
         headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
-    let target: Uri = target.parse().unwrap_or(Uri::from_static("/"));
     let deadline = clock::now() + core.config.route_timeout;
     let request_id = Arc::clone(request_id);
     Ok((
@@ -207,7 +206,7 @@ async fn proxy<'s>(
     exchange: &mut Exchange,
     access: &mut Access,
     rng: &mut Entropy,
-) -> Result<(Answered, Option<&'s HttpResponseOptions>), Reply> {
+) -> Result<(Box<Answered>, Option<&'s HttpResponseOptions>), Reply> {
     let prefer = exchange.headers.get(FLY_PREFER_REGION).and_then(|value| value.to_str().ok());
     let prefer = prefer.map(|value| balance::named_regions(value, &core.regions)).unwrap_or_default();
     let mut route = Route::new(app, exchange.ends.public.port(), prefer);
@@ -222,10 +221,11 @@ async fn proxy<'s>(
         let outcome = if machine.node == core.config.node {
             exchange.local(core, aim, &access.trace).await
         } else {
-            exchange.remote(core, aim, &access.trace).await
+            // What it keeps while it waits is much: a request that stays here has no room for it.
+            Box::pin(exchange.remote(core, aim, &access.trace)).await
         };
         let mut answered = match outcome {
-            Outcome::Answered(answered) => *answered,
+            Outcome::Answered(answered) => answered,
             Outcome::Failed(failed) => {
                 drop(in_flight);
                 after_failure(core, &mut route, exchange, &failed, machine)?;
@@ -246,7 +246,7 @@ async fn proxy<'s>(
             return Ok((answered, options(&pick, exchange)));
         };
         drop((answered, in_flight));
-        follow(core, snapshot, &mut route, exchange, instruction.as_bytes(), machine).await?;
+        Box::pin(follow(core, snapshot, &mut route, exchange, instruction.as_bytes(), machine)).await?;
         access.replays = route.replays();
     }
 }
@@ -351,7 +351,7 @@ fn own(
     reply: &Reply,
     asked: &HeaderMap,
     version: Version,
-    mut access: Access,
+    mut access: Box<Access>,
 ) -> Response<ClientBody> {
     access.status = Some(reply.status().as_u16());
     access.code = reply.code();
@@ -360,4 +360,20 @@ fn own(
     let promised = Some(body.len() as u64);
     let answer = Answer::Own(Some(body).filter(|body| !body.is_empty()));
     Response::from_parts(head, ClientBody::new(answer, promised, access, Held::default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size<F>(_: impl FnOnce(&'static Arc<Connection>, Request<Incoming>) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn what_a_request_keeps_while_it_waits_is_small() {
+        // It is moved when it begins, and every connection has room for it, also while it is idle.
+        let size = size(handle);
+        assert!(size <= 4_000, "{size} bytes");
+    }
 }

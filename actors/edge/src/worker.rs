@@ -134,7 +134,8 @@ impl Worker {
                 }
             }
         }
-        match connect::http1(address, self.connect_timeout, self.max_head, &self.tasks).await {
+        // Seldom needed, and large.
+        match Box::pin(connect::http1(address, self.connect_timeout, self.max_head, &self.tasks)).await {
             Ok(sender) => Ok(Seat { machine, address, permit, sender, reused: false, pool }),
             Err(code) => {
                 Err(Refused { reason: RefuseReason::Connect(code), age_ms: 0, load: permit.in_flight() - 1 })

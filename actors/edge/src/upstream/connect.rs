@@ -9,6 +9,7 @@ use skein_core::code::ErrorCode;
 use tokio::net::TcpStream;
 use tokio_util::task::TaskTracker;
 
+use crate::joined::Joined;
 use crate::upstream::pool::Sender;
 
 /// A TCP connection to a Machine.
@@ -39,7 +40,7 @@ pub(crate) async fn http1(
     let (sender, connection) = hyper::client::conn::http1::Builder::new()
         .max_buf_size(max_head.max(8192))
         .max_header_size(max_head)
-        .handshake(TokioIo::new(stream))
+        .handshake(TokioIo::new(Joined(stream)))
         .await
         .map_err(|_| ErrorCode::PC06)?;
     tasks.spawn(async move {
