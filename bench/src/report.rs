@@ -71,7 +71,8 @@ impl fmt::Display for Report {
             let (least, median, most) = (short(spread.least), short(spread.median), short(spread.most));
             write!(f, "  {:<22} {median:>9}   {least} to {most}", figure.who)?;
             if let Some(core) = figure.core {
-                write!(f, ", {:.0} % of its core", core * 100.0)?;
+                let each = core / spread.median * 1e6;
+                write!(f, ", {:.0} % of its core, {each:.1} µs of it each", core * 100.0)?;
             }
             match &figure.invalid {
                 Some(why) => writeln!(f, "   INVALID: {why}")?,
@@ -123,5 +124,6 @@ mod tests {
         assert!(text.contains("skein is 0.80 of nginx"), "{text}");
         assert!(text.contains("skein beside slow: INVALID"), "{text}");
         assert!(text.contains("pingora: SKIPPED: not built"), "{text}");
+        assert!(text.contains("50 % of its core, 50000.0 µs of it each"), "{text}");
     }
 }

@@ -15,7 +15,7 @@ fn start(_: &Args, app: SocketAddr) -> anyhow::Result<Start> {
     let config = dir.path().join("haproxy.cfg");
     std::fs::write(&config, configuration(address, app))?;
     let mut start = on_core(&[PROXY_CORE], "haproxy");
-    start.args(["-db", "-f"]).arg(&config);
+    start.args(["-q", "-db", "-f"]).arg(&config);
     let command = typed(&start);
     let process = Owned::start(&mut start)?;
     let pids = vec![process.pid()];
