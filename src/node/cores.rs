@@ -1,5 +1,6 @@
 //! The data plane's runtimes: one thread each, one per core, so that a connection's work stays on
-//! its core and a slow call of the API delays no request.
+//! its core and a slow call of the API delays no request. Clients' connections are spread over them,
+//! and so are the backhaul's.
 
 use std::thread;
 

@@ -225,3 +225,33 @@ async fn a_response_that_is_cut_short_is_cut_short_for_the_client_too() {
         }
     }
 }
+
+/// The word that a request was admitted travels with its response when that comes soon; it must not
+/// wait for one that does not: the edge would take the request for one that no Machine has.
+#[tokio::test]
+async fn a_machine_elsewhere_may_take_longer_than_it_takes_to_find_one() {
+    let answer = Arc::new(Notify::new());
+    let gate = Arc::clone(&answer);
+    let server = Server::raw(move |_| {
+        let gate = Arc::clone(&gate);
+        Box::pin(async move {
+            gate.notified().await;
+            text(200, "late")
+        })
+    })
+    .await;
+    let soon = std::time::Duration::from_millis(700);
+    let mut world = World::with(&["iad", "lhr"], |config| config.route_timeout = soon);
+    let app = world.app("hello");
+    let machine = world.machine(1, app, server.address, HTTP);
+    world.publish();
+    let edge = world.shared(0, 80).await;
+    let late = async {
+        eventually("the Machine has the request", || world.in_flight(machine) == 1).await;
+        let since = tokio::time::Instant::now();
+        eventually("no Machine is looked for any more", || since.elapsed() > soon).await;
+        answer.notify_one();
+    };
+    let (got, ()) = tokio::join!(get(edge, "/"), late);
+    assert_eq!((got.status, got.text()), (200, "late"));
+}

@@ -33,21 +33,32 @@ pub(super) async fn eventually<T: std::fmt::Debug>(mut state: impl FnMut() -> T,
 pub(super) struct Seen {
     pub(super) requests: mpsc::UnboundedReceiver<(NodeNumber, Preamble, FrameStream)>,
     pub(super) gossip: mpsc::UnboundedReceiver<(NodeNumber, Bytes)>,
+    /// Names of the threads that were called.
+    pub(super) threads: mpsc::UnboundedReceiver<(&'static str, Option<String>)>,
 }
 
 struct Handler {
     requests: mpsc::UnboundedSender<(NodeNumber, Preamble, FrameStream)>,
     gossip: mpsc::UnboundedSender<(NodeNumber, Bytes)>,
+    threads: mpsc::UnboundedSender<(&'static str, Option<String>)>,
+}
+
+impl Handler {
+    fn note_thread(&self, what: &'static str) {
+        // The test may be over.
+        let _ = self.threads.send((what, std::thread::current().name().map(str::to_owned)));
+    }
 }
 
 impl Inbound for Handler {
     fn request(&self, peer: NodeNumber, preamble: Preamble, stream: FrameStream) -> BoxFuture<'static, ()> {
-        // The test may be over.
+        self.note_thread("request");
         let _ = self.requests.send((peer, preamble, stream));
         Box::pin(std::future::ready(()))
     }
 
     fn ask(&self, peer: NodeNumber, ask: Ask) -> BoxFuture<'static, Result<Bytes, String>> {
+        self.note_thread("question");
         Box::pin(async move {
             if let Ask::Registry(bytes) = ask {
                 return Ok(Bytes::from([&[peer.0 as u8], &bytes[..]].concat()));
@@ -111,10 +122,11 @@ impl Cluster {
         let backhaul = Backhaul::bind(config, Arc::clone(&identity), links.clone(), Arc::default()).unwrap();
         let (requests, seen_requests) = mpsc::unbounded_channel();
         let (gossip, seen_gossip) = mpsc::unbounded_channel();
-        backhaul.serve(Arc::new(Handler { requests, gossip }), Arc::new(NoJoins));
+        let (threads, seen_threads) = mpsc::unbounded_channel();
+        backhaul.serve(Arc::new(Handler { requests, gossip, threads }), Arc::new(NoJoins));
         let (addr, name, key) = (backhaul.local_addr(), identity.name().clone(), identity.key_hash());
         self.peers.insert(identity.number(), PeerAddress { addr, name, region, key });
-        let seen = Seen { requests: seen_requests, gossip: seen_gossip };
+        let seen = Seen { requests: seen_requests, gossip: seen_gossip, threads: seen_threads };
         Node { identity, backhaul, links, seen }
     }
 

@@ -183,6 +183,57 @@ async fn gossip_travels_as_a_datagram_or_as_a_stream_when_it_is_large() {
 }
 
 #[tokio::test]
+async fn requests_come_on_a_core_and_questions_beside_it() {
+    let core = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let handle = core.handle().clone();
+    let end = CancellationToken::new();
+    let ended = end.clone();
+    let named = std::thread::Builder::new().name("core".into());
+    let thread = named.spawn(move || core.block_on(ended.cancelled())).unwrap();
+
+    let mut cluster = Cluster::new();
+    let (one, two) = (cluster.identity(1), cluster.identity(2));
+    let a = cluster.start(one, |_| {});
+    let mut b = cluster.start(two, |config| config.cores = vec![handle]);
+    for node in [&a, &b] {
+        node.backhaul.set_peers(&cluster.peers);
+    }
+    assert_eq!(a.echo(2, "x").await.unwrap(), "\u{1}x");
+    let (what, name) = b.seen.threads.recv().await.unwrap();
+    assert_eq!(what, "question");
+    assert_ne!(name.as_deref(), Some("core"), "a question may take its time");
+    let _stream = a.backhaul.open(number(2), preamble()).await.unwrap();
+    assert_eq!(b.seen.threads.recv().await.unwrap(), ("request", Some("core".into())));
+    // The other way, too: the dial and the streams of a node with cores.
+    assert_eq!(b.echo(1, "x").await.unwrap(), "\u{2}x");
+
+    a.backhaul.close(PATIENCE).await;
+    b.backhaul.close(PATIENCE).await;
+    end.cancel();
+    thread.join().unwrap();
+}
+
+#[tokio::test]
+async fn who_drops_a_message_that_has_come_whole_says_nothing() {
+    let (_cluster, [a, mut b]) = Cluster::of();
+    let mut mine = a.backhaul.open_with(number(2), preamble(), [Frame::Trailers(vec![])]).await.unwrap();
+    mine.send.finish().unwrap();
+    let (_, _, mut theirs) = b.seen.requests.recv().await.unwrap();
+    assert_eq!(theirs.recv.next().await.unwrap(), Some(Frame::Trailers(vec![])));
+    // What was sent before this question has come when it is answered.
+    a.echo(2, "x").await.unwrap();
+    drop(theirs.recv);
+    a.echo(2, "x").await.unwrap();
+    let stops = |node: &Node, to| node.conns(to)[0].connection.stats().frame_tx.stop_sending;
+    assert_eq!(stops(&b, 1), 0);
+    // One that was not read to its end is stopped.
+    let _more = a.backhaul.open(number(2), preamble()).await.unwrap();
+    drop(b.seen.requests.recv().await.unwrap());
+    a.echo(2, "x").await.unwrap();
+    assert_eq!(stops(&b, 1), 1);
+}
+
+#[tokio::test]
 async fn garbage_from_a_peer_resets_its_stream_only() {
     let (_cluster, [a, mut b]) = Cluster::of();
     a.connected(2).await;
