@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use skein_core::age::Confirmed;
 use skein_core::facts::{Command, Proposal, Scope, Settings, State, Token};
 use skein_core::id::{AppId, ConfigHash, MachineId, NodeNumber, OrgId, ProcessGroup, TokenId, VersionId};
 use skein_core::key::NodeRecord;
@@ -71,6 +72,7 @@ fn facts(node: u64, machines: impl Iterator<Item = u64>) -> NodeFacts {
         generation: 1,
         version: 1,
         alive: true,
+        confirmed: Arc::new(Confirmed::at(1)),
         machines: machines.map(|id| (MachineId::from_bits(id), Arc::new(record(id)))).collect(),
     }
 }
