@@ -32,9 +32,11 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::BoxFuture;
 use crate::clock;
 use crate::entropy::Entropy;
 use crate::identity::Identity;
+use crate::keeper::{Keeper, Tasks};
 use crate::link::{self, LinkTable};
 
 use endpoint::Cores;
@@ -103,6 +105,8 @@ struct Shared {
     runtime: Handle,
     /// For what carries packets and requests.
     cores: Cores,
+    /// Of the links.
+    keeper: Arc<dyn Keeper>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -114,8 +118,8 @@ impl std::fmt::Debug for Backhaul {
 }
 
 impl Backhaul {
-    /// Listens on `config.bind`. Tasks run on the current Tokio runtime. Incoming connections wait
-    /// until [`Self::serve`].
+    /// Listens on `config.bind`. Tasks run on the current Tokio runtime, links are kept by [`Tasks`].
+    /// Incoming connections wait until [`Self::serve`].
     ///
     /// # Errors
     /// [`BackhaulError`].
@@ -128,11 +132,14 @@ impl Backhaul {
         let refused =
             |error: std::io::Error| BackhaulError::Bind { bind: config.bind, reason: error.to_string() };
         let socket = UdpSocket::bind(config.bind).map_err(refused)?;
-        Self::with_socket(socket, config, identity, links, regions)
+        let runtime = Handle::try_current().map_err(|_| BackhaulError::NoRuntime)?;
+        // Links end with the backhaul.
+        let keeper = Arc::new(Tasks::on(runtime, CancellationToken::new()));
+        Self::with_socket(socket, config, identity, links, regions, keeper)
     }
 
     /// Listens on a socket that is bound already: a node that joins must say where it listens before
-    /// it has an identity.
+    /// it has an identity. The link to each peer is a life of `keeper`'s.
     ///
     /// # Errors
     /// [`BackhaulError`].
@@ -142,6 +149,7 @@ impl Backhaul {
         identity: Arc<Identity>,
         links: LinkTable,
         regions: Arc<Regions>,
+        keeper: Arc<dyn Keeper>,
     ) -> Result<Self, BackhaulError> {
         let bind = config.bind;
         let refused = |error: std::io::Error| BackhaulError::Bind { bind, reason: error.to_string() };
@@ -183,6 +191,7 @@ impl Backhaul {
             counters: Counters::default(),
             runtime,
             cores,
+            keeper,
             tasks,
             stop,
         };
@@ -226,7 +235,11 @@ impl Backhaul {
             });
             shared.proximity.enter(*number, Some(address.region));
             if peer.register(address.clone()) {
-                shared.spawn(Arc::clone(peer).keep(Arc::clone(shared)));
+                let (peer, within) = (Arc::clone(peer), Arc::clone(shared));
+                let life = move |cancel| -> BoxFuture<'static, Result<(), String>> {
+                    Box::pin(Arc::clone(&peer).keep(Arc::clone(&within), cancel))
+                };
+                shared.keeper.keep(format!("link to {number}"), Arc::new(life));
             }
         }
         shared.peers.store(Arc::new(table));

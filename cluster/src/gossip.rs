@@ -37,8 +37,10 @@ use skein_core::{MachineId, NodeNumber};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tokio_util::task::TaskTracker;
 use ulid::Ulid;
+
+use crate::BoxFuture;
+use crate::keeper::Keeper;
 
 pub use entry::{MAX_VALUE, ValueTooLong};
 
@@ -188,6 +190,21 @@ struct Own {
 
 type VersionReply = oneshot::Sender<(u64, u64)>;
 
+/// What one life of chitchat leaves to the next; held while one lives.
+#[derive(Debug)]
+struct Seat {
+    generation: u64,
+    lives: u64,
+    /// Messages that came before the first life.
+    waiting: Option<socket::Waiting>,
+    /// What is known outlives a life.
+    view: view::View,
+    /// Questions for this node's version.
+    asked: mpsc::Receiver<VersionReply>,
+    /// Those to be answered after the next look.
+    owed: Vec<VersionReply>,
+}
+
 #[derive(Debug)]
 struct Shared {
     config: GossipConfig,
@@ -222,19 +239,26 @@ pub struct Stopped;
 pub struct Gossip {
     shared: Arc<Shared>,
     requests: mpsc::Sender<VersionReply>,
-    tasks: TaskTracker,
+    seat: Arc<tokio::sync::Mutex<Seat>>,
     _stop: Arc<DropGuard>,
 }
 
 impl Gossip {
-    /// Starts gossiping.
-    ///
-    /// # Panics
-    /// Outside of a tokio runtime.
-    pub fn start(config: GossipConfig, transport: Arc<dyn GossipTransport>) -> Self {
+    /// Starts gossiping. chitchat is one life of `keeper`'s: it fails when a peer made its task panic,
+    /// or others know a later generation of this node, and comes back with a later one.
+    pub fn start(config: GossipConfig, transport: Arc<dyn GossipTransport>, keeper: &dyn Keeper) -> Self {
         let (requests, asked) = mpsc::channel(16);
         let cancel = CancellationToken::new();
         let (inbound, waiting) = mpsc::channel(config.queue.max(1));
+        let seat = Seat {
+            generation: config.generation,
+            lives: 0,
+            waiting: Some(waiting),
+            view: view::View::new(config.number),
+            asked,
+            owed: Vec::new(),
+        };
+        let seat = Arc::new(tokio::sync::Mutex::new(seat));
         let shared = Arc::new(Shared {
             config,
             own: Mutex::default(),
@@ -245,10 +269,12 @@ impl Gossip {
             counters: Counters::default(),
             cancel: cancel.clone(),
         });
-        let tasks = TaskTracker::new();
-        tasks.spawn(driver::run(Arc::clone(&shared), transport, waiting, asked));
-        tasks.close();
-        Self { shared, requests, tasks, _stop: Arc::new(cancel.drop_guard()) }
+        let (of, held) = (Arc::clone(&shared), Arc::clone(&seat));
+        let life = move |cancel| -> BoxFuture<'static, Result<(), String>> {
+            Box::pin(driver::live(Arc::clone(&of), Arc::clone(&transport), Arc::clone(&held), cancel))
+        };
+        keeper.keep("gossip".to_owned(), Arc::new(life));
+        Self { shared, requests, seat, _stop: Arc::new(cancel.drop_guard()) }
     }
 
     /// Says this of one Machine.
@@ -304,11 +330,11 @@ impl Gossip {
         }
     }
 
-    /// Ends gossiping; returns when all of its tasks have ended. Others call this node dead after
-    /// some seconds.
+    /// Ends gossiping; returns when its life has ended. Others call this node dead after some seconds.
     pub async fn shutdown(&self) {
         self.shared.cancel.cancel();
-        self.tasks.wait().await;
+        // Whoever asks for this node's version learns that nobody answers any more.
+        self.seat.lock().await.asked.close();
     }
 
     fn write(&self, change: impl FnOnce(&mut Own) -> bool) {

@@ -9,7 +9,7 @@
 //! limit, whatever Raft does.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,13 +17,13 @@ use openraft::{Config, SnapshotPolicy};
 use skein_core::facts::{Fact, FactKey, Outcome, Proposal, State};
 use skein_core::{NodeNumber, Random, codec};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use ulid::Ulid;
 
 use crate::BoxFuture;
 use crate::clock;
 use crate::entropy::Entropy;
+use crate::keeper::Keeper;
 
 mod disk;
 mod log;
@@ -198,8 +198,11 @@ struct Inner {
     /// The id of the file.
     file: Ulid,
     entropy: Mutex<Entropy>,
-    tasks: Mutex<JoinSet<()>>,
+    /// Held while the life of its membership runs.
+    living: Arc<tokio::sync::Mutex<()>>,
     stop: CancellationToken,
+    /// Also without a shutdown the membership ends with the last clone.
+    _stop: DropGuard,
 }
 
 impl std::fmt::Debug for RaftRegistry {
@@ -211,13 +214,15 @@ impl std::fmt::Debug for RaftRegistry {
 impl RaftRegistry {
     /// Opens the registry's file, or makes it. Facts that were applied before are there at once,
     /// whoever else is alive. A new node waits until a leader adds it; the first one is to be
-    /// [bootstrapped](Self::bootstrap).
+    /// [bootstrapped](Self::bootstrap). What the leader does about members is a life of `keeper`'s; it
+    /// fails, again and again, once the registry has stopped.
     ///
     /// # Errors
     /// [`RegistryError`]; nothing was changed then.
     pub async fn open(
         config: RegistryConfig,
         transport: Arc<dyn RaftTransport>,
+        keeper: &dyn Keeper,
     ) -> Result<Self, RegistryError> {
         let raft_config =
             config.raft().validate().map_err(|error| RegistryError::Config(error.to_string()))?;
@@ -235,14 +240,18 @@ impl RaftRegistry {
             .await
             .map_err(|error| RegistryError::Start(error.to_string()))?;
         let stop = CancellationToken::new();
-        let mut tasks = JoinSet::new();
-        tasks.spawn(members::run(
-            raft.clone(),
-            published.clone(),
-            Arc::clone(&transport),
-            config.voters,
-            stop.clone(),
-        ));
+        let living = Arc::new(tokio::sync::Mutex::new(()));
+        let members = members::Members {
+            raft: raft.clone(),
+            facts: published.clone(),
+            transport: Arc::clone(&transport),
+            wanted: config.voters,
+            stop: stop.clone(),
+            living: Arc::clone(&living),
+        };
+        let life =
+            move |cancel| -> BoxFuture<'static, Result<(), String>> { Box::pin(members.clone().run(cancel)) };
+        keeper.keep("registry".to_owned(), Arc::new(life));
         Ok(Self(Arc::new(Inner {
             config,
             raft,
@@ -252,7 +261,8 @@ impl RaftRegistry {
             disk,
             file,
             entropy: Mutex::default(),
-            tasks: Mutex::new(tasks),
+            living,
+            _stop: stop.clone().drop_guard(),
             stop,
         })))
     }
@@ -314,11 +324,7 @@ impl RaftRegistry {
     /// Stops Raft and closes the file, which may be opened again then. Reads go on; writes fail.
     pub async fn shutdown(&self) {
         self.0.stop.cancel();
-        let mut tasks = {
-            let mut tasks = self.0.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-            std::mem::take(&mut *tasks)
-        };
-        while tasks.join_next().await.is_some() {}
+        drop(self.0.living.lock().await);
         if let Err(error) = self.0.raft.shutdown().await {
             tracing::warn!(%error, "the registry's Raft ended badly");
         }

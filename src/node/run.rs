@@ -82,12 +82,15 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
     let cores = Cores::start()?;
     let backhaul_config =
         BackhaulConfig { cores: cores.handles(), ..BackhaulConfig::new(backhaul_addr, region) };
+    let root = part::root().await?;
+    let keeper = Arc::new(part::Supervised::under(&root));
     let backhaul = Backhaul::with_socket(
         backhaul_socket,
         backhaul_config,
         Arc::clone(&identity),
         table,
         Arc::clone(&regions),
+        Arc::clone(&keeper) as Arc<_>,
     )
     .context("start the backhaul")?;
     let carrier = Arc::new(Carrier(backhaul.clone()));
@@ -97,6 +100,7 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
             ..RegistryConfig::new(number, data_dir.join("registry.redb"))
         },
         Arc::clone(&carrier) as Arc<_>,
+        &*keeper,
     )
     .await
     .context("open the registry")?;
@@ -106,8 +110,11 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
     let generation = next_generation(&data_dir.join("generation.json"))?;
     let cluster =
         ulid::Ulid::from_bytes(identity.authority_sha256().first_chunk().copied().unwrap_or_default());
-    let gossip =
-        Gossip::start(GossipConfig::new(number, generation, cluster), Arc::clone(&carrier) as Arc<_>);
+    let gossip = Gossip::start(
+        GossipConfig::new(number, generation, cluster),
+        Arc::clone(&carrier) as Arc<_>,
+        &*keeper,
+    );
     let (publisher, reader) = reader::channel(Snapshot::default());
     let (local_publisher, local_reader) = local::channel();
     let store = Store::open(&data_dir.join("machines.redb")).context("open the store of Machines")?;
@@ -173,7 +180,6 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
     let inbound = NodeInbound { node: node.clone(), router: router.clone() };
     backhaul.serve(Arc::new(inbound), Arc::new(admission));
 
-    let root = part::root().await?;
     let tasks = Drain::new();
     start_parts(&root, &node, record_changes, publisher, &tasks).await?;
     if founding {

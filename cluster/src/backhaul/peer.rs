@@ -268,8 +268,12 @@ impl Peer {
         Ok(())
     }
 
-    /// Keeps a connection up, for as long as the peer is a member.
-    pub(super) async fn keep(self: Arc<Self>, shared: Arc<Shared>) {
+    /// Keeps a connection up, for as long as the peer is a member: the life of a link.
+    pub(super) async fn keep(
+        self: Arc<Self>,
+        shared: Arc<Shared>,
+        cancel: CancellationToken,
+    ) -> Result<(), String> {
         let kept = async {
             let mut entropy = Entropy::default();
             if shared.identity.number() > self.number {
@@ -291,7 +295,11 @@ impl Peer {
                 tokio::time::sleep(pause.mul_f64(0.5 + entropy.fraction() / 2.0)).await;
             }
         };
-        self.stop.run_until_cancelled(kept).await;
+        tokio::select! {
+            () = self.stop.cancelled() => Ok(()),
+            () = cancel.cancelled() => Ok(()),
+            () = kept => Err("it ended by itself".to_owned()),
+        }
     }
 
     async fn until_disconnected(&self) {

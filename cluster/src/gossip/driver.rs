@@ -1,4 +1,4 @@
-//! The one task that owns chitchat: writes this node's keys, looks at the state, pushes.
+//! The life that owns chitchat: writes this node's keys, looks at the state, pushes.
 
 use std::sync::Arc;
 
@@ -7,12 +7,13 @@ use chitchat::{
 };
 use skein_core::NodeNumber;
 use skein_core::key::GossipKey;
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
 use tokio::time::{self, Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
 
-use super::socket::{self, Opening, Waiting};
+use super::socket::{self, Opening};
 use super::view::{View, number_of};
-use super::{GossipTransport, Own, Shared, VersionReply, count, machine_key, node_key, push};
+use super::{GossipTransport, Own, Seat, Shared, VersionReply, count, machine_key, node_key, push};
 use crate::clock;
 use crate::entropy::Entropy;
 
@@ -28,72 +29,62 @@ enum End {
     Outlived(u64),
 }
 
-struct Driver {
+struct Driver<'s> {
     shared: Arc<Shared>,
-    view: View,
+    view: &'s mut View,
     rng: Entropy,
     generation: u64,
     /// The version of this node that was last pushed.
     pushed: u64,
-    /// Questions for this node's version, answered after the next look.
-    owed: Vec<VersionReply>,
+    owed: &'s mut Vec<VersionReply>,
 }
 
-/// Gossips until cancelled. `asked` are questions for this node's version.
-pub(super) async fn run(
+/// One life of chitchat: `Ok` when it was ended, else why it failed.
+pub(super) async fn live(
     shared: Arc<Shared>,
     transport: Arc<dyn GossipTransport>,
-    mut waiting: Waiting,
-    mut asked: mpsc::Receiver<VersionReply>,
-) {
-    let (number, generation) = (shared.config.number, shared.config.generation);
-    let mut driver = Driver {
-        shared: Arc::clone(&shared),
-        view: View::new(number),
-        rng: Entropy::default(),
-        generation,
-        pushed: 0,
-        owed: Vec::new(),
-    };
-    loop {
-        let opening = Opening::new(Arc::clone(&shared), Arc::clone(&transport), waiting);
-        let end = match spawn_chitchat(driver.config(), Vec::new(), &opening).await {
-            Ok(chitchat) => {
-                let end = driver.live(&chitchat, &mut asked).await;
-                chitchat.abort();
-                end
-            }
-            Err(error) => End::Broken(error.to_string()),
-        };
-        driver.generation = driver.generation.saturating_add(1);
-        match end {
-            End::Stopped => return,
-            End::Broken(reason) => {
-                tracing::error!(reason, generation = driver.generation, "gossip broke and starts anew");
-            }
-            End::Outlived(by) => {
-                driver.generation = driver.generation.max(by.saturating_add(1));
-                tracing::error!(
-                    generation = driver.generation,
-                    "others know a later generation of this node: its clock went back, or another node has its identity"
-                );
-            }
-        }
+    seat: Arc<Mutex<Seat>>,
+    cancel: CancellationToken,
+) -> Result<(), String> {
+    let mut seat = seat.lock().await;
+    let Seat { generation, lives, waiting, view, asked, owed } = &mut *seat;
+    if *lives > 0 {
+        *generation = generation.saturating_add(1);
         count(&shared.counters.restarts);
-        driver.pushed = 0;
         shared.with_own(|own| own.changed = true);
+    }
+    *lives += 1;
+    let waiting = waiting.take().unwrap_or_else(|| {
         let (sender, receiver) = mpsc::channel(shared.config.queue.max(1));
         shared.inbound.store(Arc::new(sender));
-        waiting = receiver;
-        // Whatever broke it may do so again at once.
-        tokio::select! {
-            () = shared.cancel.cancelled() => return,
-            () = time::sleep(shared.config.tick) => {}
+        receiver
+    });
+    let mut driver = Driver {
+        view,
+        rng: Entropy::default(),
+        generation: *generation,
+        pushed: 0,
+        owed,
+        shared: Arc::clone(&shared),
+    };
+    let opening = Opening::new(Arc::clone(&shared), transport, waiting);
+    let chitchat = spawn_chitchat(driver.config(), Vec::new(), &opening).await;
+    let chitchat = chitchat.map_err(|error| error.to_string())?;
+    let end = driver.live(&chitchat, asked, &cancel).await;
+    chitchat.abort();
+    match end {
+        End::Stopped => Ok(()),
+        End::Broken(reason) => Err(format!("chitchat broke in generation {generation}: {reason}")),
+        End::Outlived(by) => {
+            *generation = (*generation).max(by);
+            Err(format!(
+                "others know generation {by} of this node: its clock went back, or another node has its identity"
+            ))
         }
     }
 }
 
-impl Driver {
+impl Driver<'_> {
     fn config(&self) -> ChitchatConfig {
         let config = &self.shared.config;
         let address = socket::address(config.number);
@@ -115,7 +106,12 @@ impl Driver {
         }
     }
 
-    async fn live(&mut self, chitchat: &ChitchatHandle, asked: &mut mpsc::Receiver<VersionReply>) -> End {
+    async fn live(
+        &mut self,
+        chitchat: &ChitchatHandle,
+        asked: &mut mpsc::Receiver<VersionReply>,
+        cancel: &CancellationToken,
+    ) -> End {
         let shared = Arc::clone(&self.shared);
         let mut live = chitchat.with_chitchat(|chitchat| chitchat.live_nodes_watcher()).await;
         let mut ticks = time::interval(shared.config.tick);
@@ -127,6 +123,7 @@ impl Driver {
         loop {
             tokio::select! {
                 () = shared.cancel.cancelled() => return End::Stopped,
+                () = cancel.cancelled() => return End::Stopped,
                 ended = &mut broken => {
                     return End::Broken(ended.err().map_or_else(|| "it ended".to_owned(), |error| error.to_string()));
                 }

@@ -14,6 +14,8 @@ use skein_core::{AppId, ConfigHash, MachineId, NodeNumber, ProcessGroup, Random,
 use tokio::time;
 use ulid::Ulid;
 
+use crate::keeper::Tasks;
+
 use super::{Gossip, GossipConfig, GossipTransport, Members, Membership as _};
 
 const REGIONS: [&str; 5] = ["iad", "ams", "nrt", "syd", "gru"];
@@ -86,7 +88,8 @@ impl Net {
     /// A node of that generation, with itself as its only seed.
     pub(crate) fn start(self: &Arc<Self>, config: GossipConfig) -> Gossip {
         let from = config.number;
-        let gossip = Gossip::start(config, Arc::new(Wire { net: Arc::downgrade(self), from }));
+        let keeper = Tasks::current();
+        let gossip = Gossip::start(config, Arc::new(Wire { net: Arc::downgrade(self), from }), &keeper);
         self.state.lock().unwrap().nodes.insert(from, gossip.clone());
         gossip
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use openraft::{ChangeMembers, EmptyNode, ServerState};
 use skein_core::NodeNumber;
 use skein_core::facts::State;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::machine::Published;
@@ -134,39 +134,60 @@ fn next(view: &View, state: &State, wanted: usize, reachable: impl Fn(Id) -> boo
     (!gone.is_empty()).then_some(Step::RemoveLearners(gone))
 }
 
-/// Follows facts and metrics until `stop`.
-pub(super) async fn run(
+/// What the leader does about the registry's members.
+#[derive(Clone)]
+pub(super) struct Members {
+    pub(super) raft: Raft,
+    pub(super) facts: watch::Receiver<Published>,
+    pub(super) transport: Arc<dyn RaftTransport>,
+    /// Voters once there are that many nodes.
+    pub(super) wanted: usize,
+    pub(super) stop: CancellationToken,
+    /// Held while it runs.
+    pub(super) living: Arc<Mutex<()>>,
+}
+
+impl Members {
+    /// Follows facts and metrics until it is cancelled; an error once the registry has stopped.
+    pub(super) async fn run(self, cancel: CancellationToken) -> Result<(), String> {
+        let Self { raft, facts, transport, wanted, stop, living } = self;
+        let _living = living.lock().await;
+        tokio::select! {
+            () = stop.cancelled() => Ok(()),
+            () = cancel.cancelled() => Ok(()),
+            reason = follow(raft, facts, transport, wanted) => Err(reason),
+        }
+    }
+}
+
+/// Follows facts and metrics: why it can't any more.
+async fn follow(
     raft: Raft,
     mut facts: watch::Receiver<Published>,
     transport: Arc<dyn RaftTransport>,
     wanted: usize,
-    stop: CancellationToken,
-) {
+) -> String {
+    const GONE: &str = "the registry is gone";
     let mut metrics = raft.metrics();
     loop {
         let state = Arc::clone(&facts.borrow_and_update().1);
         metrics.mark_unchanged();
         let view = View::of(&metrics);
-        if view.stopped.is_some() {
-            return;
+        if let Some(reason) = view.stopped {
+            return format!("the registry has stopped: {reason}");
         }
         let step = next(&view, &state, wanted, |id| transport.reachable(NodeNumber(id)));
-        if let Some(step) = &step {
-            let done = tokio::select! {
-                () = stop.cancelled() => return,
-                done = take(&raft, &view, step) => done,
-            };
-            if done {
-                continue;
-            }
+        if let Some(step) = &step
+            && take(&raft, &view, step).await
+        {
+            continue;
         }
         // Reachability changes without notice, so a look is due now and then even when nothing moved.
         let pause = tokio::time::sleep(PAUSE);
         tokio::select! {
-            () = stop.cancelled() => return,
             () = pause => {}
-            changed = facts.changed(), if step.is_none() => if changed.is_err() { return },
-            changed = metrics.changed(), if step.is_none() => if changed.is_err() { return },
+            changed = facts.changed(), if step.is_none() => if changed.is_err() { return GONE.to_owned() },
+            changed = metrics.changed(), if step.is_none() => if changed.is_err() { return GONE.to_owned() },
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Registries of one process over function calls with links that can be cut.
 
 use super::*;
+use crate::keeper::Tasks;
 use skein_core::facts::{Command, JoinToken, Outcome, Proposal, Refusal, Scope, Settings, Token};
 use skein_core::{AppId, OrgId, TokenId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -124,7 +125,7 @@ impl Cluster {
         let mut config = config(self.dir.path(), n);
         (self.tune)(&mut config);
         let wire = Arc::new(Wire { hub: Arc::clone(&self.hub), from: number(n) });
-        let registry = RaftRegistry::open(config, wire).await.unwrap();
+        let registry = RaftRegistry::open(config, wire, &Tasks::current()).await.unwrap();
         self.hub.registries.lock().unwrap().insert(number(n), registry.clone());
         registry
     }

@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use skein_cluster::BoxFuture;
+use skein_cluster::Tasks;
 use skein_cluster::backhaul::{AskError, BackhaulConfig, FrameStream, Inbound, Joiner};
 use skein_cluster::gossip::GossipConfig;
 use skein_cluster::identity::{Authority, DataKey, Identity};
@@ -54,7 +55,8 @@ impl Side {
         backhaul.serve(Arc::new(Quiet), Arc::new(Quiet));
         let links = LinkRules::new(table, regions, region, Latency::None);
         let carrier = Arc::new(Carrier(backhaul.clone()));
-        let gossip = Gossip::start(GossipConfig::new(number, 1, ulid::Ulid(1)), carrier);
+        let keeper = Tasks::current();
+        let gossip = Gossip::start(GossipConfig::new(number, 1, ulid::Ulid(1)), carrier, &keeper);
         let node = Node { number, name, region, key, backhaul: backhaul.local_addr(), joined_ms: 0 };
         Self { number, backhaul, links, gossip, fact: Fact::Node(node) }
     }

@@ -2,6 +2,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use skein_cluster::Tasks;
 use skein_cluster::clock;
 use skein_cluster::identity::{Identity, NodeKey};
 use skein_cluster::registry::{RaftTransport, RegistryConfig};
@@ -38,7 +39,7 @@ async fn founder() -> Founder {
     let dir = tempfile::tempdir().unwrap();
     let identity = Identity::found(dir.path(), "iad-1".parse().unwrap()).unwrap();
     let config = RegistryConfig::new(NodeNumber(1), dir.path().join("registry"));
-    let registry = RaftRegistry::open(config, Arc::new(Alone)).await.unwrap();
+    let registry = RaftRegistry::open(config, Arc::new(Alone), &Tasks::current()).await.unwrap();
     let admission = Admission { registry, data_key: identity.data_key().clone() };
     Founder { admission, identity, dir }
 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::keeper::Tasks;
 use crate::registry::disk::{KV, META};
 use redb::ReadableTable;
 
@@ -14,7 +15,7 @@ impl RaftTransport for Nobody {
 }
 
 async fn alone(dir: &Path) -> RaftRegistry {
-    RaftRegistry::open(config(dir, 1), Arc::new(Nobody)).await.unwrap()
+    RaftRegistry::open(config(dir, 1), Arc::new(Nobody), &Tasks::current()).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -78,7 +79,7 @@ async fn the_file_of_another_node_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     alone(dir.path()).await.shutdown().await;
     let config = RegistryConfig { node: number(2), ..config(dir.path(), 1) };
-    let error = RaftRegistry::open(config, Arc::new(Nobody)).await.unwrap_err();
+    let error = RaftRegistry::open(config, Arc::new(Nobody), &Tasks::current()).await.unwrap_err();
     assert!(
         matches!(error, RegistryError::OtherNode { owner: NodeNumber(1), node: NodeNumber(2), .. }),
         "{error}"
@@ -89,18 +90,19 @@ async fn the_file_of_another_node_is_refused() {
 async fn a_lost_file_is_not_made_anew_behind_the_clusters_back() {
     let dir = tempfile::tempdir().unwrap();
     let config = RegistryConfig { create: false, ..config(dir.path(), 1) };
-    let error = RaftRegistry::open(config.clone(), Arc::new(Nobody)).await.unwrap_err();
+    let error = RaftRegistry::open(config.clone(), Arc::new(Nobody), &Tasks::current()).await.unwrap_err();
     assert!(matches!(error, RegistryError::Missing { .. }), "{error}");
     assert!(!config.path.exists());
     alone(dir.path()).await.shutdown().await;
-    RaftRegistry::open(config, Arc::new(Nobody)).await.unwrap();
+    RaftRegistry::open(config, Arc::new(Nobody), &Tasks::current()).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_is_in_use_is_refused_with_its_path() {
     let dir = tempfile::tempdir().unwrap();
     let _registry = alone(dir.path()).await;
-    let error = RaftRegistry::open(config(dir.path(), 1), Arc::new(Nobody)).await.unwrap_err();
+    let error =
+        RaftRegistry::open(config(dir.path(), 1), Arc::new(Nobody), &Tasks::current()).await.unwrap_err();
     assert!(error.to_string().contains("node-1.redb"), "{error}");
 }
 
@@ -117,7 +119,10 @@ async fn a_fact_that_cannot_be_read_is_named_and_stops_the_start() {
     });
     spoil.await.unwrap();
     registry.shutdown().await;
-    let error = RaftRegistry::open(config(dir.path(), 1), Arc::new(Nobody)).await.unwrap_err().to_string();
+    let error = RaftRegistry::open(config(dir.path(), 1), Arc::new(Nobody), &Tasks::current())
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("Org") && error.contains("format version 9"), "{error}");
 }
 
@@ -174,6 +179,10 @@ async fn jobs_of_the_disk_keep_their_order_and_a_durable_one_takes_the_soft_ones
 async fn a_second_node_in_one_directory_is_told_of_the_first() {
     let dir = tempfile::tempdir().unwrap();
     let _first = alone(dir.path()).await;
-    let error = RaftRegistry::open(config(dir.path(), 1), Arc::new(Nobody)).await.err().unwrap().to_string();
+    let error = RaftRegistry::open(config(dir.path(), 1), Arc::new(Nobody), &Tasks::current())
+        .await
+        .err()
+        .unwrap()
+        .to_string();
     assert!(error.contains("another node runs in this data directory"), "{error}");
 }
