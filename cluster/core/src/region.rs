@@ -127,6 +127,17 @@ const TABLE: [Row; 18] = [
     ("yyz", "Toronto, Canada",              43.68,  -79.63, true,  NorthAmerica, false),
 ];
 
+/// Regions that the documentation listed once and lists no more: configurations still name them.
+const RETIRED: [&str; 20] = [
+    "atl", "bog", "bos", "den", "dxb", "eze", "gdl", "gig", "hkg", "ist", "mad", "mel", "mia", "otp", "phx",
+    "qro", "scl", "sea", "waw", "yul",
+];
+
+/// Whether a region was given up: it has no place in the table, and was no mistake when it was written.
+pub fn is_retired(code: RegionCode) -> bool {
+    RETIRED.contains(&code.as_str())
+}
+
 /// The regions a cluster knows: the documented ones and those that its configuration adds.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Regions(BTreeMap<RegionCode, Region>);

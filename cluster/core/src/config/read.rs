@@ -11,7 +11,7 @@ use super::model::{AppConfig, Build, Deploy, Experimental, RestartSection, TopLe
 use super::tree::{Node, Value, short};
 use super::words::split_words;
 use crate::ProcessGroup;
-use crate::region::{RegionCode, Regions};
+use crate::region::{RegionCode, Regions, is_retired};
 
 /// Signals that `StopConfig` of the Machines API names.
 const SIGNALS: [&str; 7] = ["SIGHUP", "SIGINT", "SIGQUIT", "SIGKILL", "SIGUSR1", "SIGUSR2", "SIGTERM"];
@@ -99,10 +99,20 @@ pub(super) fn app(root: &Node, report: &mut Report<'_>) -> (AppConfig, Places) {
     (config, places)
 }
 
+/// Files from before a region was given up still name it; where else Machines go is for the deploy.
 fn region(item: &Item<'_>, report: &mut Report<'_>) -> Option<RegionCode> {
     let text = item.string("a region such as \"iad\"", report)?;
-    let found = Regions::default().find(&text).map(|region| region.code);
-    found.map_err(|error| report.error(item.span(), &item.path, error.to_string())).ok()
+    let error = match Regions::default().find(&text) {
+        Ok(region) => return Some(region.code),
+        Err(error) => error,
+    };
+    if let Some(code) = text.parse().ok().filter(|code| is_retired(*code)) {
+        let message = format!("{error}; {code} was given up: name another, or deploy with --regions");
+        report.warn(item.span(), &item.path, message);
+        return Some(code);
+    }
+    report.error(item.span(), &item.path, error.to_string());
+    None
 }
 
 fn kill_timeout(item: &Item<'_>, report: &mut Report<'_>) -> Option<crate::machine::GoDuration> {

@@ -247,6 +247,19 @@ fn a_primary_region_that_does_not_exist_is_an_error_that_names_near_ones() {
     }
 }
 
+/// SPEC CLU-8; `tomachine.toml` of flyctl's test data names `mia`.
+#[test]
+fn a_region_that_was_given_up_is_a_warning() {
+    for code in ["mia", "scl", "sea", "bos"] {
+        let text = format!("app = \"a\"\nprimary_region = \"{code}\"\n");
+        let said = said(&text);
+        let warning = format!("2:18: warning: primary_region: there is no region {code:?}; near ones are ");
+        assert!(said.len() == 1 && said[0].starts_with(&warning), "{said:#?}");
+        assert!(said[0].ends_with("or deploy with --regions"), "{said:#?}");
+        assert_eq!(machine(&text, "app").env["PRIMARY_REGION"], code);
+    }
+}
+
 #[test]
 fn two_services_cannot_claim_one_port() {
     let service = |protocol: &str, port: &str| {
