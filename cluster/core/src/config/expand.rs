@@ -3,7 +3,10 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::Value;
+
 use super::model::{AppConfig, HttpService, Probe, ServiceSection, TopLevelCheck, VmSection};
+use super::size::preset;
 use super::words::split_words;
 use crate::ProcessGroup;
 use crate::machine::{
@@ -88,7 +91,8 @@ impl AppConfig {
     /// The last section that names the group wins; else the first without groups, which is for all.
     fn guest(&self, group: &ProcessGroup) -> Option<Guest> {
         let named = self.vm.iter().rfind(|vm| vm.processes.contains(group));
-        named.or_else(|| self.vm.iter().find(|vm| vm.processes.is_empty())).map(VmSection::expand)
+        let section = named.or_else(|| self.vm.iter().find(|vm| vm.processes.is_empty()))?;
+        Some(section.expand(self.kept.get("host_dedication_id")))
     }
 
     fn restart(&self, group: &ProcessGroup) -> Restart {
@@ -188,18 +192,22 @@ impl Probe {
 impl VmSection {
     /// The preset (when none is named, the one that flyctl takes with or without a GPU), then what the
     /// section says itself.
-    fn expand(&self) -> Guest {
-        let gpu = self.kept.contains_key("gpu_kind");
+    fn expand(&self, host: Option<&Value>) -> Guest {
+        let mut rest = BTreeMap::new();
+        rest.extend(host.map(|host| ("host_dedication_id".to_owned(), host.clone())));
+        let gpu = self.kept.get("gpu_kind").is_some_and(|kind| kind != "");
         let size = self.size.as_deref().unwrap_or(if gpu { "performance-8x" } else { "shared-cpu-1x" });
-        let cpus = |prefix: &str| size.strip_prefix(prefix)?.strip_suffix('x')?.parse::<u32>().ok();
-        let preset = cpus("shared-cpu-")
-            .map(|cpus| ("shared", cpus, cpus.saturating_mul(256)))
-            .or_else(|| cpus("performance-").map(|cpus| ("performance", cpus, cpus.saturating_mul(2048))));
+        // A size that does not exist is an error of the load.
+        let preset = preset(size);
+        if let Some(kind) = preset.and_then(|preset| preset.gpu_kind) {
+            rest.extend([("gpu_kind".to_owned(), kind.into()), ("gpus".to_owned(), 1.into())]);
+        }
+        rest.extend(self.kept.clone());
         Guest {
-            cpu_kind: self.cpu_kind.clone().or_else(|| preset.map(|(kind, _, _)| kind.to_owned())),
-            cpus: self.cpus.or_else(|| preset.map(|(_, cpus, _)| cpus)),
-            memory_mb: self.memory_mb.or_else(|| preset.map(|(_, _, memory)| memory)),
-            rest: self.kept.clone(),
+            cpu_kind: self.cpu_kind.clone().or_else(|| preset.map(|preset| preset.cpu_kind.to_owned())),
+            cpus: self.cpus.or_else(|| preset.map(|preset| preset.cpus)),
+            memory_mb: self.memory_mb.or_else(|| preset.map(|preset| preset.memory_mb)),
+            rest,
         }
     }
 }

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::diagnostic::Report;
+use super::kept::{self, Keys, Shape};
 use super::tree::{Key, Node, Value, short};
 use crate::machine::GoDuration;
 use crate::near::nearest;
@@ -28,6 +29,11 @@ pub(super) enum Bare {
 impl<'a> Item<'a> {
     pub(super) fn span(&self) -> Range<usize> {
         self.node.span.clone()
+    }
+
+    /// Whether it is an empty text.
+    pub(super) fn is_blank(&self) -> bool {
+        matches!(&self.node.value, Value::String(text) if text.is_empty())
     }
 
     pub(super) fn expected(&self, what: &str, report: &mut Report<'_>) {
@@ -54,6 +60,15 @@ impl<'a> Item<'a> {
         report: &mut Report<'_>,
     ) -> Option<T> {
         let text = self.string(what, report)?;
+        self.parse(&text, report)
+    }
+
+    /// A text of this item, parsed.
+    pub(super) fn parse<T: FromStr<Err: std::fmt::Display>>(
+        &self,
+        text: &str,
+        report: &mut Report<'_>,
+    ) -> Option<T> {
         text.parse().map_err(|error: T::Err| report.error(self.span(), &self.path, error.to_string())).ok()
     }
 
@@ -95,13 +110,17 @@ impl<'a> Item<'a> {
     /// A whole number in a range.
     pub(super) fn whole(&self, range: RangeInclusive<u32>, report: &mut Report<'_>) -> Option<u32> {
         let what = format!("a whole number from {} to {}", range.start(), range.end());
-        if let Value::Integer(number) = self.node.value
-            && let Some(number) = u32::try_from(number).ok().filter(|number| range.contains(number))
-        {
+        let number = self.node.value.integer().and_then(|number| u32::try_from(number).ok());
+        if let Some(number) = number.filter(|number| range.contains(number)) {
             return Some(number);
         }
         self.expected(&what, report);
         None
+    }
+
+    /// A whole number up to `most`, of which 0 counts as absent as in flyctl.
+    pub(super) fn whole_or_none(&self, most: u32, report: &mut Report<'_>) -> Option<u32> {
+        self.whole(0..=most, report).filter(|number| *number > 0)
     }
 
     /// A number of at least 0 that need not be whole.
@@ -124,10 +143,10 @@ impl<'a> Item<'a> {
 
     /// A port as a number or a numeric text (SPEC SVC-3).
     pub(super) fn port(&self, report: &mut Report<'_>) -> Option<u16> {
-        let number = match &self.node.value {
-            Value::Integer(number) => u16::try_from(*number).ok(),
-            Value::String(text) => text.parse().ok(),
-            Value::Float(_) | Value::Bool(_) | Value::Date(_) | Value::List(_) | Value::Table(_) => None,
+        let number = if let Value::String(text) = &self.node.value {
+            text.parse().ok()
+        } else {
+            self.node.value.integer().and_then(|number| u16::try_from(number).ok())
         };
         if let Some(port) = number.filter(|port| *port > 0) {
             return Some(port);
@@ -138,8 +157,7 @@ impl<'a> Item<'a> {
 
     /// A duration where an empty text counts as absent (`COMPAT` 4, rule 5).
     pub(super) fn duration_or_blank(&self, bare: Bare, report: &mut Report<'_>) -> Option<GoDuration> {
-        let blank = matches!(&self.node.value, Value::String(text) if text.is_empty());
-        if blank { None } else { self.duration(bare, report) }
+        if self.is_blank() { None } else { self.duration(bare, report) }
     }
 
     /// A duration.
@@ -149,14 +167,14 @@ impl<'a> Item<'a> {
             Bare::Milliseconds => 1_000_000,
             Bare::Seconds => 1_000_000_000u64,
         };
-        let value = match &self.node.value {
-            Value::String(text) => text.parse().ok(),
-            Value::Integer(number) => u64::try_from(*number)
-                .ok()
-                .and_then(|number| number.checked_mul(unit))
+        let value = if let Value::String(text) = &self.node.value {
+            text.parse().ok()
+        } else {
+            let number = self.node.value.integer().and_then(|number| u64::try_from(number).ok());
+            let nanos = number.and_then(|number| number.checked_mul(unit));
+            nanos
                 .filter(|nanos| *nanos <= i64::MAX as u64)
-                .map(|nanos| GoDuration(Duration::from_nanos(nanos))),
-            Value::Float(_) | Value::Bool(_) | Value::Date(_) | Value::List(_) | Value::Table(_) => None,
+                .map(|nanos| GoDuration(Duration::from_nanos(nanos)))
         };
         if value.is_none() {
             let name = match bare {
@@ -244,6 +262,11 @@ impl<'a> Fields<'a> {
         Some(Item { node, path: self.path_of(name) })
     }
 
+    /// The same, where an empty text counts as absent as in flyctl.
+    pub(super) fn take_filled(&mut self, name: &'static str) -> Option<Item<'a>> {
+        self.take(name).filter(|item| !item.is_blank())
+    }
+
     /// The value of the first of some keys that is there; the others that are there are reported.
     pub(super) fn take_any(&mut self, names: &[&'static str], report: &mut Report<'_>) -> Option<Item<'a>> {
         let mut found = names.iter().filter_map(|name| self.take(name)).collect::<Vec<_>>().into_iter();
@@ -278,26 +301,30 @@ impl<'a> Fields<'a> {
             .collect()
     }
 
-    /// A key whose part of the configuration has no effect in Skein: kept, and said so by name.
+    /// A key with several names that has no effect in Skein: kept under the first, and said so.
     pub(super) fn keep(
         &mut self,
-        name: &'static str,
-        kept: &mut BTreeMap<String, serde_json::Value>,
-        report: &mut Report<'_>,
-    ) {
-        self.keep_any(&[name], kept, report);
-    }
-
-    /// The same for a key with several names; it is kept under the first.
-    pub(super) fn keep_any(
-        &mut self,
         names: &[&'static str],
+        shape: Shape,
         kept: &mut BTreeMap<String, serde_json::Value>,
         report: &mut Report<'_>,
     ) {
         if let Some(item) = self.take_any(names, report) {
             report.note(item.span(), &item.path, "this is kept and has no effect in Skein".into());
+            kept::check(&item, shape, report);
             kept.insert(names[0].to_owned(), item.node.to_json());
+        }
+    }
+
+    /// The same for each of some keys with one name.
+    pub(super) fn keep_all(
+        &mut self,
+        keys: Keys,
+        kept: &mut BTreeMap<String, serde_json::Value>,
+        report: &mut Report<'_>,
+    ) {
+        for (name, shape) in keys {
+            self.keep(&[name], *shape, kept, report);
         }
     }
 
@@ -305,13 +332,17 @@ impl<'a> Fields<'a> {
     pub(super) fn keep_tables(
         &mut self,
         names: &[&'static str],
+        keys: Keys,
         kept: &mut BTreeMap<String, serde_json::Value>,
         report: &mut Report<'_>,
     ) {
         let mut list = Vec::new();
         for item in names.iter().filter_map(|name| self.take(name)).collect::<Vec<_>>() {
             report.note(item.span(), &item.path, "this is kept and has no effect in Skein".into());
-            list.extend(item.tables(report).iter().map(Fields::to_json));
+            for fields in item.tables(report) {
+                list.push(fields.to_json());
+                kept::table(fields, keys, report);
+            }
         }
         if !list.is_empty() {
             kept.insert(names[0].to_owned(), list.into());
@@ -353,7 +384,7 @@ pub(super) fn meant(text: &str, allowed: &[&str]) -> String {
 }
 
 /// A number as Go's `%v` writes it, which is how flyctl turns numbers into texts.
-fn go_float(number: f64) -> String {
+pub(super) fn go_float(number: f64) -> String {
     let size = number.abs();
     if number.is_nan() {
         return "NaN".into();

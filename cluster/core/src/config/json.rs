@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::diagnostic::Report;
-use super::tree::{Key, MAX_DEPTH, Node, Value, short, whole};
+use super::tree::{Key, MAX_DEPTH, Node, Value, short};
 
 /// Reads a text; reading stops at the first place that is not JSON, with what was read so far.
 pub(super) fn parse(text: &str, report: &mut Report<'_>) -> Node {
@@ -209,7 +209,7 @@ impl Reader<'_, '_> {
         match serde_json::from_str::<serde_json::Number>(&self.text[span.clone()]) {
             Ok(number) => Some(match number.as_i64() {
                 Some(number) => Value::Integer(number),
-                None => whole(number.as_f64().unwrap_or(f64::INFINITY)),
+                None => Value::Float(number.as_f64().unwrap_or(f64::INFINITY)),
             }),
             Err(_) => {
                 self.report.error(span, "", "this is not JSON: this is not a number".into());

@@ -6,8 +6,10 @@ use std::collections::BTreeMap;
 use std::ops::{Range, RangeInclusive};
 
 use super::diagnostic::Report;
-use super::item::{Bare, Fields, Item};
+use super::item::{Bare, Fields, Item, go_float, meant};
+use super::kept::{self, Shape};
 use super::model::{AppConfig, Build, Deploy, Experimental, RestartSection, TopLevelCheck, VmSection};
+use super::size::{amount, preset, presets};
 use super::tree::{Node, Value, short};
 use super::words::split_words;
 use crate::ProcessGroup;
@@ -15,18 +17,8 @@ use crate::region::{RegionCode, Regions, is_retired};
 
 /// Signals that `StopConfig` of the Machines API names.
 const SIGNALS: [&str; 7] = ["SIGHUP", "SIGINT", "SIGQUIT", "SIGKILL", "SIGUSR1", "SIGUSR2", "SIGTERM"];
-/// Top-level keys outside networking.
-const KEPT: [&str; 9] = [
-    "console_command",
-    "container",
-    "files",
-    "host_dedication_id",
-    "machine_checks",
-    "machine_config",
-    "statics",
-    "swap_size_mb",
-    "user_data",
-];
+/// More memory than any Machine has, in mebibytes.
+const MAX_MEMORY_MB: u32 = 1 << 24;
 
 /// What the checks across sections need beside the model: the places.
 #[derive(Default)]
@@ -57,18 +49,18 @@ pub(super) fn app(root: &Node, report: &mut Report<'_>) -> (AppConfig, Places) {
     let Some(mut fields) = (Item { node: root, path: String::new() }).fields(report) else {
         return (config, places);
     };
-    config.app = fields.take("app").and_then(|item| item.parsed("an app's name", report));
-    config.primary_region = fields.take("primary_region").and_then(|item| region(&item, report));
-    config.kill_signal = fields.take("kill_signal").and_then(|item| item.one_of(&SIGNALS, report));
+    config.app = fields.take_filled("app").and_then(|item| item.parsed("an app's name", report));
+    config.primary_region = fields.take_filled("primary_region").and_then(|item| region(&item, report));
+    config.kill_signal = fields.take_filled("kill_signal").and_then(|item| item.one_of(&SIGNALS, report));
     config.kill_timeout = fields.take("kill_timeout").and_then(|item| kill_timeout(&item, report));
     if let Some(item) = fields.take("build") {
         config.build = item.fields(report).map(|fields| build(fields, report)).unwrap_or_default();
     }
-    fields.keep_tables(&["mounts", "mount"], &mut config.kept, report);
+    fields.keep_tables(&["mounts", "mount"], kept::MOUNT, &mut config.kept, report);
     if let Some(serde_json::Value::Array(mounts)) = config.kept.get_mut("mounts") {
         mounts.iter_mut().for_each(size_as_text);
     }
-    fields.keep_tables(&["metrics", "metric"], &mut config.kept, report);
+    fields.keep_tables(&["metrics", "metric"], kept::METRICS, &mut config.kept, report);
     if let Some(fields) = fields.take("experimental").and_then(|item| item.fields(report)) {
         experimental(fields, &mut config, report);
     }
@@ -92,9 +84,7 @@ pub(super) fn app(root: &Node, report: &mut Report<'_>) -> (AppConfig, Places) {
     // flyctl joins them in this order.
     let sizes = fields.take_tables(&["compute", "computes", "vm"], report);
     config.vm = sizes.into_iter().map(|fields| vm(fields, &mut places, report)).collect();
-    for name in KEPT {
-        fields.keep(name, &mut config.kept, report);
-    }
+    fields.keep_all(kept::TOP, &mut config.kept, report);
     fields.finish(report);
     (config, places)
 }
@@ -126,7 +116,8 @@ fn kill_timeout(item: &Item<'_>, report: &mut Report<'_>) -> Option<crate::machi
 /// A mount's size may be a number and counts as its text.
 fn size_as_text(mount: &mut serde_json::Value) {
     if let Some(size) = mount.get_mut("initial_size").filter(|size| size.is_number()) {
-        *size = size.to_string().into();
+        let float = size.as_f64().filter(|_| size.is_f64());
+        *size = float.map_or_else(|| size.to_string(), go_float).into();
     }
 }
 
@@ -135,21 +126,8 @@ fn build(mut fields: Fields<'_>, report: &mut Report<'_>) -> Build {
         image: fields.take("image").and_then(|item| item.string("an image's name", report)),
         ..Build::default()
     };
-    for name in [
-        "args",
-        "builder",
-        "buildpacks",
-        "builtin",
-        "compose",
-        "compression",
-        "compression_level",
-        "dockerfile",
-        "ignorefile",
-        "settings",
-    ] {
-        fields.keep(name, &mut build.kept, report);
-    }
-    fields.keep_any(&["build-target", "build_target"], &mut build.kept, report);
+    fields.keep_all(kept::BUILD, &mut build.kept, report);
+    fields.keep(&["build-target", "build_target"], Shape::Text, &mut build.kept, report);
     fields.finish(report);
     build
 }
@@ -171,10 +149,13 @@ fn experimental(mut fields: Fields<'_>, config: &mut AppConfig, report: &mut Rep
         }
     }
     let mut metrics = serde_json::Map::new();
-    for (name, new) in [("metrics_port", "port"), ("metrics_path", "path")] {
+    for (name, new, shape) in
+        [("metrics_port", "port", Shape::Whole(0, 65_535)), ("metrics_path", "path", Shape::Text)]
+    {
         if let Some(item) = fields.take(name) {
             let message = "this is kept in `metrics` and has no effect in Skein";
             report.note(item.span(), &item.path, message.into());
+            kept::check(&item, shape, report);
             metrics.insert(new.into(), item.node.to_json());
         }
     }
@@ -182,18 +163,7 @@ fn experimental(mut fields: Fields<'_>, config: &mut AppConfig, report: &mut Rep
         config.kept.entry("metrics".into()).or_insert_with(|| serde_json::json!([metrics]));
     }
     let mut kept = BTreeMap::new();
-    for name in [
-        "allowed_public_ports",
-        "attached",
-        "auto_rollback",
-        "enable_consul",
-        "enable_etcd",
-        "lazy_load_images",
-        "machine_config",
-        "private_network",
-    ] {
-        fields.keep(name, &mut kept, report);
-    }
+    fields.keep_all(kept::EXPERIMENTAL, &mut kept, report);
     fields.finish(report);
     config.experimental = Experimental { cmd, entrypoint, exec, kept };
 }
@@ -209,7 +179,7 @@ fn command(item: &Item<'_>, report: &mut Report<'_>) -> Vec<String> {
 fn deploy(mut fields: Fields<'_>, report: &mut Report<'_>) -> Deploy {
     let mut deploy = Deploy {
         strategy: fields
-            .take("strategy")
+            .take_filled("strategy")
             .and_then(|item| item.one_of(&["rolling", "immediate", "canary", "bluegreen"], report)),
         max_unavailable: fields.take("max_unavailable").and_then(|item| item.number(report)),
         wait_timeout: fields.take("wait_timeout").and_then(|item| item.duration(Bare::Nanoseconds, report)),
@@ -220,9 +190,7 @@ fn deploy(mut fields: Fields<'_>, report: &mut Report<'_>) -> Deploy {
         deploy.release_command =
             item.string("a command", report).and_then(|line| command_line(&item, line, report));
     }
-    for name in ["release_command_timeout", "release_command_vm", "seed_command"] {
-        fields.keep(name, &mut deploy.kept, report);
-    }
+    fields.keep_all(kept::DEPLOY, &mut deploy.kept, report);
     fields.finish(report);
     deploy
 }
@@ -270,7 +238,9 @@ fn processes(item: &Item<'_>, report: &mut Report<'_>) -> BTreeMap<ProcessGroup,
                 report.error(fields.span.clone(), &fields.path, message);
                 continue;
             };
-            if let Some((group, line)) = name.parsed::<ProcessGroup>("a process group", report).zip(line)
+            let text = name.scalar("a process group", report);
+            let group = text.and_then(|text| name.parse::<ProcessGroup>(&text, report));
+            if let Some((group, line)) = group.zip(line)
                 && groups.insert(group.clone(), line).is_some()
             {
                 let message =
@@ -364,7 +334,7 @@ fn restart(mut fields: Fields<'_>, places: &mut Places, report: &mut Report<'_>)
         let message = "a `policy` is needed: \"always\", \"on-failure\" or \"never\"".into();
         report.error(fields.span.clone(), &fields.path, message);
     }
-    let retries = fields.take("retries").and_then(|item| item.whole(0..=1_000_000, report));
+    let retries = fields.take("retries").and_then(|item| item.whole_or_none(1_000_000, report));
     let processes = groups(&mut fields, places, report);
     fields.finish(report);
     Some(RestartSection { policy: policy.flatten()?, retries, processes })
@@ -372,40 +342,45 @@ fn restart(mut fields: Fields<'_>, places: &mut Places, report: &mut Report<'_>)
 
 fn vm(mut fields: Fields<'_>, places: &mut Places, report: &mut Report<'_>) -> VmSection {
     let mut vm = VmSection {
-        size: fields.take("size").and_then(|item| item.string("a size such as \"shared-cpu-1x\"", report)),
-        cpu_kind: fields.take("cpu_kind").and_then(|item| item.one_of(&["shared", "performance"], report)),
-        cpus: fields.take("cpus").and_then(|item| item.whole(1..=1024, report)),
-        memory_mb: fields.take("memory_mb").and_then(|item| item.whole(1..=16_777_216, report)),
+        size: fields.take_filled("size").and_then(|item| size(&item, report)),
+        cpu_kind: fields
+            .take_filled("cpu_kind")
+            .and_then(|item| item.one_of(&["shared", "performance"], report)),
+        cpus: fields.take("cpus").and_then(|item| item.whole_or_none(1024, report)),
+        memory_mb: fields.take("memory_mb").and_then(|item| item.whole_or_none(MAX_MEMORY_MB, report)),
         processes: groups(&mut fields, places, report),
         kept: BTreeMap::new(),
     };
-    if let Some(item) = fields.take("memory") {
+    if let Some(item) = fields.take_filled("memory") {
         // As in flyctl, `memory_mb` wins.
         let memory = memory(&item, report);
         vm.memory_mb = vm.memory_mb.or(memory);
     }
-    for name in ["gpu_kind", "gpus", "host_dedication_id", "kernel_args", "max_memory_mb", "persist_rootfs"] {
-        fields.keep(name, &mut vm.kept, report);
-    }
+    fields.keep_all(kept::VM, &mut vm.kept, report);
     fields.finish(report);
     vm
 }
 
-/// Mebibytes: a number, or a text such as `512mb` or `1gb`.
-fn memory(item: &Item<'_>, report: &mut Report<'_>) -> Option<u32> {
-    let Value::String(text) = &item.node.value else { return item.whole(1..=16_777_216, report) };
-    let text = text.trim().to_ascii_lowercase();
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let factor = match text[digits..].trim() {
-        "" | "m" | "mb" | "mib" => Some(1),
-        "g" | "gb" | "gib" => Some(1024u32),
-        _ => None,
-    };
-    let number = text[..digits].parse::<u32>().ok();
-    let value = number.zip(factor).and_then(|(n, f)| n.checked_mul(f)).filter(|mb| *mb > 0);
-    if value.is_none() {
-        let message = format!("expected a size such as \"512mb\" or \"1gb\", found {:?}", short(&text));
+/// A preset that exists.
+fn size(item: &Item<'_>, report: &mut Report<'_>) -> Option<String> {
+    let text = item.string("a size such as \"shared-cpu-1x\"", report)?;
+    if preset(&text).is_none() {
+        let names: Vec<&str> = presets().map(|preset| preset.name).collect();
+        let (list, hint) = (names.join(", "), meant(&text, &names));
+        let message = format!("there is no size {:?}{hint}; the sizes are {list}", short(&text));
         report.error(item.span(), &item.path, message);
+        return None;
+    }
+    Some(text)
+}
+
+/// Mebibytes: a number, or a text such as `512mb` or `1.5gb`.
+fn memory(item: &Item<'_>, report: &mut Report<'_>) -> Option<u32> {
+    let Value::String(text) = &item.node.value else { return item.whole(1..=MAX_MEMORY_MB, report) };
+    let value = amount(text, 1024, 2).map(|mebibytes| mebibytes as u32);
+    let value = value.filter(|value| (1..=MAX_MEMORY_MB).contains(value));
+    if value.is_none() {
+        item.expected("a size such as \"512mb\" or \"1gb\"", report);
     }
     value
 }

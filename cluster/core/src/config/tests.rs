@@ -3,8 +3,10 @@
 
 mod bad;
 mod formats;
+mod kept;
 mod rules;
 mod shown;
+mod sizes;
 
 use proptest::prelude::*;
 use serde_json::json;

@@ -45,16 +45,21 @@ impl Value {
             Self::Table(_) => "a table".into(),
         }
     }
-}
 
-/// A number of a format whose numbers have no types: a whole one is whole however it is written.
-pub(super) fn whole(number: f64) -> Value {
-    // Up to 2^53 every whole number is exact.
-    const EXACT: f64 = 9_007_199_254_740_992.0;
-    if number.fract() == 0.0 && number.abs() <= EXACT {
-        Value::Integer(number as i64)
-    } else {
-        Value::Float(number)
+    /// The whole number that it is, however it is written: flyctl takes `3000.0` for one, too.
+    pub(super) fn integer(&self) -> Option<i64> {
+        // Up to 2^53 every whole number is exact.
+        const EXACT: f64 = 9_007_199_254_740_992.0;
+        match self {
+            Self::Integer(number) => Some(*number),
+            Self::Float(number) if number.fract() == 0.0 && number.abs() <= EXACT => Some(*number as i64),
+            Self::Float(_)
+            | Self::String(_)
+            | Self::Bool(_)
+            | Self::Date(_)
+            | Self::List(_)
+            | Self::Table(_) => None,
+        }
     }
 }
 

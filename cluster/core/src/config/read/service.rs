@@ -8,6 +8,7 @@ use serde_json::{Value as Json, json};
 use super::{Claim, Places, groups};
 use crate::config::diagnostic::Report;
 use crate::config::item::{Bare, Fields, Item, meant};
+use crate::config::kept::{Keys, MACHINE_CHECK, Shape};
 use crate::config::model::{HttpService, Probe, ServiceSection, ServiceSettings};
 use crate::config::tree::{Value, short};
 use crate::machine::{Autostop, Concurrency, GoDuration, HttpOptions, HttpResponseOptions, Port};
@@ -15,6 +16,9 @@ use crate::service::{HandlerChain, InvalidHandlers};
 
 /// Where the process listens when a service does not say (SPEC SVC-2).
 const DEFAULT_PORT: u16 = 8080;
+
+/// Checks that have no effect in Skein.
+const CHECKS: Keys = &[("machine_checks", Shape::Tables(MACHINE_CHECK))];
 
 /// What a probe belongs to; they differ in keys and bounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +46,7 @@ pub(super) fn http_service(
         checks: probes(&mut fields, "checks", Kind::Http, report),
         kept: BTreeMap::new(),
     };
-    fields.keep("machine_checks", &mut service.kept, report);
+    fields.keep_all(CHECKS, &mut service.kept, report);
     fields.finish(report);
     service
 }
@@ -80,9 +84,8 @@ pub(super) fn service(
         http_checks: probes(&mut fields, "http_checks", Kind::Http, report),
         kept: BTreeMap::new(),
     };
-    for name in ["machine_checks", "script_checks"] {
-        fields.keep(name, &mut service.kept, report);
-    }
+    fields.keep_all(CHECKS, &mut service.kept, report);
+    fields.keep(&["script_checks"], Shape::Any, &mut service.kept, report);
     fields.finish(report);
     service
 }
@@ -132,7 +135,6 @@ fn autostop(item: &Item<'_>, report: &mut Report<'_>) -> Option<Autostop> {
 }
 
 fn concurrency(item: &Item<'_>, report: &mut Report<'_>) -> Option<Concurrency> {
-    let limits = 1..=u32::MAX;
     let concurrency = match &item.node.value {
         // The form of 2019: "soft,hard".
         Value::String(text) => {
@@ -159,8 +161,9 @@ fn concurrency(item: &Item<'_>, report: &mut Report<'_>) -> Option<Concurrency> 
                 }
                 Some(kind)
             });
-            let soft_limit = fields.take("soft_limit").and_then(|item| item.whole(limits.clone(), report));
-            let hard_limit = fields.take("hard_limit").and_then(|item| item.whole(limits, report));
+            let mut limit =
+                |name| fields.take(name).and_then(|item: Item<'_>| item.whole_or_none(u32::MAX, report));
+            let (soft_limit, hard_limit) = (limit("soft_limit"), limit("hard_limit"));
             fields.finish(report);
             Concurrency { kind: kind.unwrap_or_default(), soft_limit, hard_limit }
         }

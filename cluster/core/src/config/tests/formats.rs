@@ -37,11 +37,15 @@ fn the_normal_form_loads_to_the_same_value_in_every_format() {
 #[test]
 fn the_normal_form_is_toml_also_with_kept_keys_of_any_kind() {
     let text = "console_command = \"sh\"\nswap_size_mb = 512\nuser_data = { a = [1, { b = inf }], c = nan, d = 1979-05-27 }\n\
-                [env]\nA = 1\n[build]\nbuilder = \"x\"\n[build.args]\nB = 2\n[build.settings]\nc = -inf\n\
+                [env]\nA = 1\n[build]\nbuilder = \"x\"\n[build.args]\nB = \"2\"\n[build.settings]\nc = -inf\nd = 2.0\ne = 2e300\n\
                 [[statics]]\nguest_path = \"/a\"\n[experimental]\nenable_consul = true\n";
     let config = valid(text);
     let normal = ::toml::to_string(&config).unwrap();
     assert_eq!(valid(&normal), config, "{normal}");
+    let json = serde_json::to_string(&config).unwrap();
+    for format in [Format::Json, Format::Yaml] {
+        assert_eq!(load(&json, format).config.as_ref(), Some(&config), "{format:?} {json}");
+    }
 }
 
 pub(super) const YAML: &str = r#"

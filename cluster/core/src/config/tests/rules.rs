@@ -42,6 +42,29 @@ fn rule_2_a_protocol_has_no_default_and_ports_may_be_texts() {
 }
 
 #[test]
+fn rule_2_a_whole_number_may_be_written_as_any_number() {
+    for (text, format) in [
+        (
+            "kill_timeout = 3.0\n[http_service]\ninternal_port = 3e3\nmin_machines_running = 2.0\n",
+            Format::Toml,
+        ),
+        (
+            r#"{"kill_timeout": 3.0, "http_service": {"internal_port": 3e3, "min_machines_running": 2.0}}"#,
+            Format::Json,
+        ),
+        ("kill_timeout: 3.0\nhttp_service: {internal_port: 3e3, min_machines_running: 2.0}\n", Format::Yaml),
+    ] {
+        let config = load(text, format).config.unwrap_or_else(|| panic!("{text}"));
+        let http = config.http_service.unwrap().settings;
+        assert_eq!((http.internal_port, http.min_machines_running), (3000, Some(2)), "{text}");
+        assert_eq!(seconds(config.kill_timeout), Some(3.0), "{text}");
+    }
+    for wrong in ["2.5", "-1.0", "1e300", "nan"] {
+        assert!(!read(&format!("[http_service]\nmin_machines_running = {wrong}\n")).is_valid(), "{wrong}");
+    }
+}
+
+#[test]
 fn rule_3_a_concurrency_text_is_soft_and_hard_and_a_number_is_refused() {
     let with = |value: &str| format!("app = \"a\"\n[[services]]\nconcurrency = {value}\n");
     let limits = machine(&with("\"12,23\""), "app").services[0].concurrency.clone().unwrap();
@@ -174,23 +197,6 @@ fn rule_6_the_last_size_that_names_a_group_counts() {
 }
 
 #[test]
-fn sizes_have_the_presets_of_flyctl() {
-    for (section, size) in [
-        ("", ("shared", 1, 256)),
-        ("size = \"shared-cpu-4x\"", ("shared", 4, 1024)),
-        ("size = \"performance-2x\"", ("performance", 2, 4096)),
-        ("gpu_kind = \"a10\"\nmemory = \"64gb\"", ("performance", 8, 65_536)),
-        ("memory = 512", ("shared", 1, 512)),
-        ("memory = \"8gb\"\nmemory_mb = 1024\ncpus = 3", ("shared", 3, 1024)),
-    ] {
-        let guest = machine(&format!("[[vm]]\n{section}\n"), "app").guest.unwrap();
-        let is = (guest.cpu_kind.as_deref().unwrap(), guest.cpus.unwrap(), guest.memory_mb.unwrap());
-        assert_eq!(is, size, "{section}");
-    }
-    assert_eq!(machine("", "app").guest, None);
-}
-
-#[test]
 fn rule_7_processes_may_be_a_list_and_an_empty_one_counts_as_absent() {
     let names =
         |text: &str| -> Vec<String> { valid(text).groups().iter().map(ToString::to_string).collect() };
@@ -206,6 +212,8 @@ fn rule_7_processes_may_be_a_list_and_an_empty_one_counts_as_absent() {
     let twice =
         "[[processes]]\nname = \"a\"\ncommand = \"x\"\n[[processes]]\nname = \"a\"\ncommand = \"y\"\n";
     assert_eq!(machine(twice, "a").init.cmd, ["y"]);
+    let number = "[[processes]]\nname = 7\ncommand = 8\n";
+    assert_eq!(machine(number, "7").init.cmd, ["8"], "numbers count as their texts");
     assert!(said(twice)[0].contains("warning") && said(twice)[0].contains("is there twice"));
     assert!(!read("[[processes]]\ncommand = \"x\"\n").is_valid(), "a process without a name");
     assert!(!read("[processes]\nweb = 1\n").is_valid());

@@ -1,6 +1,6 @@
 //! What a plain scalar of YAML means, as Go's `yaml.v3` resolves it.
 
-use crate::config::tree::{Value, whole};
+use crate::config::tree::Value;
 
 /// The value of a plain scalar; `None` is null. What is nothing else is a text.
 pub(super) fn resolve(text: String) -> Option<Value> {
@@ -44,5 +44,5 @@ fn number(text: &str) -> Option<Value> {
     let decimal = radix == 10
         && digits.bytes().any(|b| b.is_ascii_digit())
         && digits.bytes().all(|b| b.is_ascii_digit() || b".eE+-".contains(&b));
-    if decimal { plain.parse().ok().map(whole) } else { None }
+    if decimal { plain.parse().ok().map(Value::Float) } else { None }
 }
