@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use skein_core::TokenId;
-use skein_core::codec;
+use skein_core::codec::{self, CodecError};
 use skein_core::wire::JoinRequest;
 
 use crate::identity::sha256;
@@ -63,7 +63,11 @@ impl std::str::FromStr for JoinTokenText {
     fn from_str(text: &str) -> Result<Self, InvalidToken> {
         let hex = text.trim().strip_prefix(PREFIX).ok_or(InvalidToken::Prefix)?;
         let bytes = HEXLOWER.decode(hex.as_bytes()).map_err(|e| InvalidToken::Damaged(e.to_string()))?;
-        let token: Self = codec::decode(&bytes).map_err(|e| InvalidToken::Damaged(e.to_string()))?;
+        let token: Self = codec::decode(&bytes).map_err(|error| match error {
+            // It quotes what it read, which may be the secret.
+            CodecError::Malformed(_) => InvalidToken::Damaged("malformed".to_owned()),
+            other => InvalidToken::Damaged(other.to_string()),
+        })?;
         if token.seeds.is_empty() {
             return Err(InvalidToken::NoSeeds);
         }
@@ -114,6 +118,16 @@ mod tests {
         let cut = whole[..whole.len() - 6].parse::<JoinTokenText>().unwrap_err();
         assert!(cut.to_string().contains("skein node token"), "{cut}");
         assert_eq!(token(vec![]).to_string().parse::<JoinTokenText>(), Err(InvalidToken::NoSeeds));
+    }
+
+    /// Found by fuzzing: a length that is one letter off makes the secret a part of the id.
+    #[test]
+    fn an_error_does_not_repeat_what_it_read() {
+        let whole = token(vec!["127.0.0.1:1".parse().unwrap()]).to_string();
+        let id = HEXLOWER.encode(TokenId(ulid::Ulid(5)).to_string().as_bytes());
+        let (before, behind) = whole.split_once(&format!("1a{id}")).expect("26 letters");
+        let error = format!("{before}24{id}{behind}").parse::<JoinTokenText>().unwrap_err();
+        assert_eq!(error, InvalidToken::Damaged("malformed".to_owned()));
     }
 
     #[test]
