@@ -74,6 +74,23 @@ bench-flame row="hop":
     perf script --no-inline -i target/flame/*.perf 2>/dev/null | inferno-collapse-perf |
         inferno-flamegraph --minwidth 0.2 --title "Skein, {{ row }}" >"docs/performance/{{ row }}.svg"
 
+# Fuzzes one target, or each in turn, for so many seconds; `fuzz/README.md` says what it needs.
+fuzz target="all" seconds="60":
+    #!/usr/bin/env bash
+    set -euo pipefail
+    cd fuzz
+    # A stable compiler takes the sanitizer's flags only when it is told to.
+    export RUSTC_BOOTSTRAP=1
+    targets={{ quote(target) }}
+    [ "$targets" != all ] || targets=$(cargo fuzz list)
+    for name in $targets; do
+        mkdir -p "corpus/$name"
+        words=()
+        case $name in config_*) words=(-dict=config.dict) ;; esac
+        cargo fuzz run "$name" "corpus/$name" "seeds/$name" -- \
+            -max_total_time={{ quote(seconds) }} -timeout=20 -rss_limit_mb=2048 -print_final_stats=1 "${words[@]}"
+    done
+
 # Licences, sources and bans (deny.toml).
 deny:
     cargo deny --locked check bans licenses sources
