@@ -15,8 +15,10 @@ use super::words::split_words;
 use crate::ProcessGroup;
 use crate::region::{RegionCode, Regions, is_retired};
 
-/// Signals that `StopConfig` of the Machines API names.
-const SIGNALS: [&str; 7] = ["SIGHUP", "SIGINT", "SIGQUIT", "SIGKILL", "SIGUSR1", "SIGUSR2", "SIGTERM"];
+/// Signals that `StopConfig` of the Machines API names, and the one that the documentation of
+/// `kill_signal` names beside them.
+const SIGNALS: [&str; 8] =
+    ["SIGHUP", "SIGINT", "SIGQUIT", "SIGKILL", "SIGUSR1", "SIGUSR2", "SIGTERM", "SIGSTOP"];
 /// More memory than any Machine has, in mebibytes.
 const MAX_MEMORY_MB: u32 = 1 << 24;
 

@@ -17,6 +17,9 @@ use crate::service::{HandlerChain, InvalidHandlers};
 /// Where the process listens when a service does not say (SPEC SVC-2).
 const DEFAULT_PORT: u16 = 8080;
 
+/// The shortest life of a cached replay, in seconds (SPEC RPL-10).
+const MIN_TTL: u64 = 10;
+
 /// Checks that have no effect in Skein.
 const CHECKS: Keys = &[("machine_checks", Shape::Tables(MACHINE_CHECK))];
 
@@ -263,8 +266,8 @@ fn http_options(item: &Item<'_>, report: &mut Report<'_>) -> Option<HttpOptions>
         }
     }
     for name in ["idle_timeout", "headers_read_timeout"] {
-        if let Some(time) = fields.take(name).and_then(|item| item.duration(Bare::Seconds, report)) {
-            options.rest.insert(name.into(), time.0.as_secs().into());
+        if let Some(time) = fields.take(name).and_then(|item| whole_seconds(&item, report)) {
+            options.rest.insert(name.into(), time.into());
         }
     }
     if let Some(item) = fields.take("replay_cache") {
@@ -274,6 +277,12 @@ fn http_options(item: &Item<'_>, report: &mut Report<'_>) -> Option<HttpOptions>
     }
     fields.finish(report);
     Some(options)
+}
+
+/// A duration where the Machines API has seconds: a part of one counts as one.
+fn whole_seconds(item: &Item<'_>, report: &mut Report<'_>) -> Option<u64> {
+    let time = item.duration(Bare::Seconds, report)?.0;
+    Some(time.as_secs() + u64::from(time.subsec_nanos() > 0))
 }
 
 fn replay_cache(mut fields: Fields<'_>, report: &mut Report<'_>) -> Json {
@@ -292,8 +301,15 @@ fn replay_cache(mut fields: Fields<'_>, report: &mut Report<'_>) -> Json {
     let kind = fields.take("type").map(|item| item.one_of(&["cookie", "header"], report));
     needed("type", kind.is_none(), &fields, report);
     rule.extend(kind.flatten().map(|kind| ("type".to_owned(), kind.into())));
-    let ttl = fields.take("ttl_seconds").and_then(|item| item.duration(Bare::Seconds, report));
-    rule.extend(ttl.map(|ttl| ("ttl_seconds".to_owned(), ttl.0.as_secs().into())));
+    if let Some(item) = fields.take("ttl_seconds")
+        && let Some(ttl) = whole_seconds(&item, report)
+    {
+        if ttl < MIN_TTL {
+            let message = format!("{ttl}s is below {MIN_TTL}s, the least there is");
+            report.warn(item.span(), &item.path, message);
+        }
+        rule.insert("ttl_seconds".to_owned(), ttl.into());
+    }
     let bypass = fields.take("allow_bypass").and_then(|item| item.boolean(report));
     rule.extend(bypass.map(|flag| ("allow_bypass".to_owned(), flag.into())));
     fields.finish(report);

@@ -122,6 +122,52 @@ fn rule_5_a_bare_number_means_what_its_key_says_and_texts_are_in_gos_syntax() {
     }
 }
 
+/// SPEC SVC-7.
+#[test]
+fn rule_5_a_bare_number_is_seconds_in_timeouts_of_http_and_in_cached_replays() {
+    let option = |key: &str, value: &str| {
+        let text = format!(
+            "[http_service]\n[http_service.http_options]\n{key} = {value}\n\
+             replay_cache = [{{ path_prefix = \"/\", type = \"cookie\", name = \"a\", ttl_seconds = {value} }}]\n"
+        );
+        let options = machine(&text, "app").services[0].ports[1].http_options.clone().unwrap().rest;
+        (
+            options[key].clone(),
+            options["replay_cache"][0]["ttl_seconds"].clone(),
+            read(&text).diagnostics.len(),
+        )
+    };
+    for key in ["idle_timeout", "headers_read_timeout"] {
+        for (value, seconds, warnings) in [
+            ("600", 600, 0),
+            ("\"90s\"", 90, 0),
+            ("\"1h\"", 3600, 0),
+            ("10.0", 10, 0),
+            ("\"1500ms\"", 2, 1),
+            ("\"1ms\"", 1, 1),
+            ("9", 9, 1),
+        ] {
+            assert_eq!(option(key, value), (json!(seconds), json!(seconds), warnings), "{key} {value}");
+        }
+    }
+    let short = "[http_service.http_options]\nreplay_cache = { path_prefix = \"/\", type = \"cookie\", ttl_seconds = 5 }\n";
+    assert!(
+        said(short)[0].ends_with("ttl_seconds: 5s is below 10s, the least there is"),
+        "{:#?}",
+        said(short)
+    );
+}
+
+#[test]
+fn signals_are_those_of_the_api_and_of_the_documentation() {
+    for signal in ["SIGINT", "SIGTERM", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGKILL", "SIGHUP", "SIGSTOP"] {
+        assert_eq!(valid(&format!("kill_signal = \"{signal}\"\n")).kill_signal.as_deref(), Some(signal));
+    }
+    for wrong in ["\"SIGTREM\"", "\"TERM\"", "15"] {
+        assert!(!read(&format!("kill_signal = {wrong}\n")).is_valid(), "{wrong}");
+    }
+}
+
 #[test]
 fn rule_5_durations_that_the_platform_clamps_are_warned_about_and_grace_may_be_zero() {
     let said = |key: &str, value: &str| {
