@@ -149,8 +149,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_makes_the_parser_panic(text in "(skein1\\.)?.{0,80}") {
-            let _ = text.parse::<JoinTokenText>();
+        fn any_text_is_a_token_or_an_error(
+            text in "(skein1\\.)?.{0,80}",
+            bytes in proptest::collection::vec(any::<u8>(), 0..200),
+        ) {
+            for text in [text, format!("{PREFIX}{}", HEXLOWER.encode(&bytes)), format!("{PREFIX}01{}", HEXLOWER.encode(&bytes))] {
+                match text.parse::<JoinTokenText>() {
+                    Ok(token) => prop_assert_eq!(token.to_string().parse(), Ok(token)),
+                    Err(error) => prop_assert!(error.to_string().len() < 300, "{}", error),
+                }
+            }
         }
     }
 }

@@ -139,3 +139,12 @@ fn a_token_reads_back_and_never_shows_its_secret_in_a_log() {
     assert_eq!(secret.len(), 64);
     assert!(!format!("{text:?}").contains(secret));
 }
+
+proptest::proptest! {
+    #[test]
+    fn any_text_is_a_token_or_none(text in "(skt_)?([0-9A-HJKMNP-TV-Z]{26}_)?([0-9a-f]{64}|.{0,80})") {
+        if let Some(token) = TokenText::parse(&text) {
+            proptest::prop_assert_eq!(TokenText::parse(&token.to_string()), Some(token));
+        }
+    }
+}
