@@ -16,7 +16,7 @@ mod driver;
 mod entry;
 #[cfg(test)]
 pub(crate) mod net;
-mod push;
+pub mod push;
 mod socket;
 #[cfg(test)]
 mod tests;

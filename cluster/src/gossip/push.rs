@@ -10,10 +10,11 @@ use skein_core::{NodeNumber, Random, RegionCode};
 
 /// Another node that may be pushed to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Peer {
-    pub(super) number: NodeNumber,
-    /// Unknown until it said so.
-    pub(super) region: Option<RegionCode>,
+pub struct Peer {
+    /// Its number.
+    pub number: NodeNumber,
+    /// Its region; unknown until it said so.
+    pub region: Option<RegionCode>,
 }
 
 /// How many of its own region a node pushes its own change to, in a large cluster.
@@ -25,7 +26,7 @@ const LEARNER_OWN: usize = 2;
 const LEARNER_SMALL: usize = 1;
 
 /// Whom a node tells its own change.
-pub(super) fn by_origin(
+pub fn by_origin(
     peers: &[Peer],
     own: Option<RegionCode>,
     to_all: usize,
@@ -47,7 +48,7 @@ pub(super) fn by_origin(
 }
 
 /// Whom a node passes on to what it has just learned: each version once.
-pub(super) fn by_learner(
+pub fn by_learner(
     peers: &[Peer],
     own: Option<RegionCode>,
     to_all: usize,
@@ -62,7 +63,7 @@ pub(super) fn by_learner(
 }
 
 /// At most `wanted` of `from`, each equally likely.
-pub(super) fn sample(from: &mut Vec<NodeNumber>, wanted: usize, rng: &mut impl Random) -> Vec<NodeNumber> {
+pub fn sample(from: &mut Vec<NodeNumber>, wanted: usize, rng: &mut impl Random) -> Vec<NodeNumber> {
     (0..wanted.min(from.len())).map(|_| from.swap_remove(rng.below(from.len()))).collect()
 }
 

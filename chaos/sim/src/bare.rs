@@ -1,0 +1,203 @@
+//! Gossip alone: nodes that only gossip, for figures and for the fit.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use skein_cluster::Members;
+use skein_core::fault::LinkRule;
+use skein_core::key::NodeRecord;
+use skein_core::load::LoadClass;
+use skein_core::machine::MachineState;
+use skein_core::random::Seed;
+use skein_core::record::Record;
+use skein_core::region::Regions;
+use skein_core::{AppId, ConfigHash, MachineId, NodeNumber, ProcessGroup, Random, RegionCode, VersionId};
+use ulid::Ulid;
+
+use crate::agenda::{Agenda, Micros};
+use crate::cluster::{Cluster, Event};
+use crate::gossip::{Gossiper, Params};
+use crate::net::{Carried, Network};
+
+/// The region of a node: they go round through all.
+pub fn region_of(regions: &Regions, number: NodeNumber) -> RegionCode {
+    let all: Vec<RegionCode> = regions.iter().map(|region| region.code).collect();
+    all[(number.0 as usize + all.len() - 1) % all.len()]
+}
+
+/// What a node says of itself.
+pub fn node_record(number: NodeNumber, region: RegionCode) -> NodeRecord {
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
+    NodeRecord {
+        number,
+        name: format!("{region}-{number}").parse().unwrap_or_else(|_| unreachable!("a region and a number")),
+        region,
+        backhaul: address,
+        api: address,
+        draining: false,
+        build: String::new(),
+    }
+}
+
+/// A record of a started Machine.
+pub fn record(id: u64) -> Record {
+    Record {
+        id: MachineId::from_bits(id),
+        app: AppId(Ulid(0x0192_0000_0000_0000_0000_0000_0000_0000 | u128::from(id))),
+        group: ProcessGroup::app(),
+        state: MachineState::Started,
+        healthy: true,
+        cordoned: false,
+        load: LoadClass::BelowSoft,
+        config: ConfigHash([id as u8; 16]),
+        version: VersionId(Ulid(0x0192_0000_0000_0000_0000_0000_0000_0000 | u128::from(id))),
+        number: 1,
+        changed_ms: 1_700_000_000_000,
+    }
+}
+
+/// Nodes that only gossip.
+#[derive(Debug)]
+pub struct Bare {
+    agenda: Agenda<Event>,
+    network: Network,
+    cluster: Cluster,
+    regions: Arc<Regions>,
+    count: u32,
+    params: Params,
+    seed: Seed,
+    generation: u64,
+}
+
+impl Bare {
+    /// Nodes 1 to `count`, started within one tick of each other.
+    pub fn new(count: u32, params: Params, seed: &Seed) -> Self {
+        let regions: Arc<Regions> = Arc::default();
+        let mut network = Network::new(Arc::clone(&regions), seed.child("network"));
+        let numbers = (1..=count).map(NodeNumber);
+        network.add(numbers.clone().map(|number| (number, region_of(&regions, number))));
+        let cluster = Cluster::new(params.tick);
+        let mut bare = Self {
+            agenda: Agenda::default(),
+            network,
+            cluster,
+            regions,
+            count,
+            params,
+            seed: seed.child("nodes"),
+            generation: 0,
+        };
+        let mut phase = seed.child("phases");
+        let mut starts: Vec<(Micros, NodeNumber)> =
+            numbers.map(|number| (phase.below(params.tick as usize) as Micros, number)).collect();
+        starts.sort_unstable();
+        for (at, number) in starts {
+            bare.run(at.saturating_sub(bare.now()));
+            bare.restart(number);
+        }
+        bare
+    }
+
+    /// The time.
+    pub fn now(&self) -> Micros {
+        self.agenda.now()
+    }
+
+    /// What the network has carried.
+    pub fn carried(&self) -> Carried {
+        self.network.carried()
+    }
+
+    /// What every packet of every link meets.
+    pub fn set_weather(&mut self, rule: LinkRule) {
+        self.network.set_weather(rule);
+    }
+
+    /// Sets the faults of every link, by the numbers of sender and receiver.
+    pub fn rules(&mut self, rule: impl Fn(u32, u32) -> LinkRule) {
+        for from in 1..=self.count {
+            let rules: BTreeMap<_, _> = (1..=self.count)
+                .filter(|to| *to != from)
+                .map(|to| (NodeNumber(to), rule(from, to)))
+                .filter(|(_, rule)| !rule.is_idle())
+                .collect();
+            if let Some(table) = self.network.table(NodeNumber(from)) {
+                table.set_faults(rules);
+            }
+        }
+    }
+
+    /// The nodes' gossipers.
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// What a node believes.
+    pub fn members(&self, number: NodeNumber) -> Option<&Members> {
+        self.cluster.members(number)
+    }
+
+    /// Changes what a node says.
+    pub fn say(&mut self, number: NodeNumber, change: impl FnOnce(&mut Gossiper)) {
+        let mut later = Vec::new();
+        self.cluster.say(self.now(), number, &mut later, change);
+        self.put(later);
+    }
+
+    /// Ends a node without a word.
+    pub fn kill(&mut self, number: NodeNumber) {
+        self.cluster.kill(number);
+    }
+
+    /// Starts a node that does not run, with a greater generation than any before.
+    pub fn restart(&mut self, number: NodeNumber) {
+        self.generation += 1;
+        let rng = self.seed.child(&format!("{number}.{}", self.generation));
+        let mut gossiper = Gossiper::new(number, self.generation, self.params, rng);
+        gossiper.set_seeds((1..=self.count).map(NodeNumber));
+        gossiper.set_node(node_record(number, region_of(&self.regions, number)));
+        let mut later = Vec::new();
+        self.cluster.start(self.now(), number, gossiper, &mut later);
+        self.put(later);
+    }
+
+    /// Lets so much time pass.
+    pub fn run(&mut self, time: Micros) {
+        let end = self.now() + time;
+        while self.step(end).is_some() {}
+    }
+
+    /// Lets one thing happen, at `end` at the latest: the node whose members changed by it, if any;
+    /// `None` when nothing is due.
+    pub fn step(&mut self, end: Micros) -> Option<Option<NodeNumber>> {
+        let event = self.agenda.next(end)?;
+        let mut later = Vec::new();
+        let changed = self.cluster.handle(self.now(), event, &mut self.network, &mut later);
+        self.put(later);
+        Some(changed)
+    }
+
+    /// Lets time pass until the members of all running nodes are so; whether they became so within
+    /// `limit`.
+    pub fn until(&mut self, limit: Micros, wanted: impl Fn(&Members) -> bool) -> bool {
+        let end = self.now() + limit;
+        let judge = |cluster: &Cluster, number| cluster.members(number).is_some_and(&wanted);
+        let mut missing: std::collections::BTreeSet<NodeNumber> =
+            self.cluster.running().filter(|number| !judge(&self.cluster, *number)).collect();
+        while !missing.is_empty() {
+            match self.step(end) {
+                None => return false,
+                Some(None) => {}
+                Some(Some(number)) if judge(&self.cluster, number) => drop(missing.remove(&number)),
+                Some(Some(number)) => drop(missing.insert(number)),
+            }
+        }
+        true
+    }
+
+    fn put(&mut self, later: Vec<(Micros, Event)>) {
+        for (at, event) in later {
+            self.agenda.at(at, event);
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! The model alone: changes spread, deaths are noticed, partitions heal. How near it is to the real
+//! one is what `skein-sim fit` measures.
+
+use super::*;
+use crate::agenda::SECOND;
+use crate::bare::{Bare, record};
+use skein_core::fault::LinkRule;
+
+const ALL: u32 = 30;
+
+fn has(members: &Members, node: u32, id: u64) -> bool {
+    members.get(&NodeNumber(node)).is_some_and(|f| f.machines.contains_key(&MachineId::from_bits(id)))
+}
+
+fn alive(members: &Members, node: u32) -> bool {
+    members.get(&NodeNumber(node)).is_some_and(|facts| facts.alive)
+}
+
+#[test]
+fn a_change_reaches_all_disappears_from_all_and_does_so_without_waiting_for_a_tick() {
+    let mut bare = Bare::new(ALL, Params::default(), &Seed::new(1));
+    assert!(bare.until(10 * SECOND, |members| (1..=ALL).all(|n| alive(members, n))));
+    let start = bare.now();
+    bare.say(NodeNumber(7), |gossiper| gossiper.set_machine(record(5)));
+    assert!(bare.until(5 * SECOND, |members| has(members, 7, 5)));
+    assert!(bare.now() - start < 500 * MS, "{}", bare.now() - start);
+    bare.say(NodeNumber(7), |gossiper| gossiper.remove_machine(MachineId::from_bits(5)));
+    assert!(bare.until(5 * SECOND, |members| !has(members, 7, 5)));
+}
+
+#[test]
+fn a_dead_node_is_noticed_and_its_next_life_replaces_it() {
+    let mut bare = Bare::new(10, Params::default(), &Seed::new(2));
+    assert!(bare.until(10 * SECOND, |members| (1..=10).all(|n| alive(members, n))));
+    bare.say(NodeNumber(3), |gossiper| gossiper.set_machine(record(5)));
+    assert!(bare.until(5 * SECOND, |members| has(members, 3, 5)));
+    bare.kill(NodeNumber(3));
+    let killed = bare.now();
+    assert!(bare.until(20 * SECOND, |members| !alive(members, 3) && has(members, 3, 5)));
+    assert!(bare.now() - killed >= Params::default().alive_floor);
+    bare.restart(NodeNumber(3));
+    assert!(bare.until(20 * SECOND, |members| alive(members, 3) && !has(members, 3, 5)));
+}
+
+#[test]
+fn a_partition_that_outlasted_every_belief_heals() {
+    let mut bare = Bare::new(8, Params::default(), &Seed::new(3));
+    assert!(bare.until(10 * SECOND, |members| members.len() == 8));
+    let sides = |a: u32, b: u32| (a <= 4) != (b <= 4);
+    bare.rules(|a, b| LinkRule { cut: sides(a, b), ..LinkRule::default() });
+    bare.run(20 * SECOND);
+    for number in 1..=8 {
+        let members = bare.members(NodeNumber(number)).unwrap();
+        assert!((1..=8).all(|other| alive(members, other) != sides(number, other)), "{number}");
+    }
+    bare.say(NodeNumber(2), |gossiper| gossiper.set_machine(record(5)));
+    bare.rules(|_, _| LinkRule::default());
+    let healed = bare.now();
+    let equal = |members: &Members| has(members, 2, 5) && (1..=8).all(|n| alive(members, n));
+    assert!(bare.until(3 * SECOND, equal), "views are equal within 3 s");
+    assert!(bare.now() - healed > 0);
+}

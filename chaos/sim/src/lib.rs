@@ -1,0 +1,9 @@
+//! A simulator: the production logic of `skein-core` and of `skein-cluster` above its traits, for
+//! many nodes, on a virtual clock and a virtual network.
+
+pub mod agenda;
+pub mod bare;
+pub mod cluster;
+pub mod detector;
+pub mod gossip;
+pub mod net;
