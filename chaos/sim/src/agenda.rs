@@ -75,6 +75,11 @@ impl<E> Agenda<E> {
         self.at(self.now.saturating_add(wait), event);
     }
 
+    /// When the next event is due.
+    pub fn due(&self) -> Option<Micros> {
+        self.entries.peek().map(|Reverse(entry)| entry.at)
+    }
+
     /// Takes the next event that is due at `until` at the latest, and makes it be its time; when
     /// there is none, it is `until` then.
     pub fn next(&mut self, until: Micros) -> Option<E> {

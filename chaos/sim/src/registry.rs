@@ -1,0 +1,272 @@
+//! A model of the registry: Raft as openraft 0.9 does it, and the writes of
+//! `skein_cluster::registry` on top, over the virtual network. The facts are the production's
+//! [`State`].
+//!
+//! As in the real one: one leader among the voters, every node gets its entries; an entry counts
+//! once a majority of voters has it on disk; the others learn that it counts with the next message.
+//! Leader and voters act at ticks of one and a half heartbeats; a voter stands for election after
+//! the lease and a random time without word of a leader. A write goes to the leader, is tried again
+//! when nothing comes of it, and ends within its own time limit.
+//!
+//! Simpler than the real one: voters never change, the log is never cut, and a message is a part of
+//! a stream of the backhaul (a real call is given up after a heartbeat and made anew).
+//!
+//! The free parameters are in [`Params`], fitted by `skein-sim fit`.
+
+mod replica;
+mod write;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use skein_core::facts::{Command, Outcome, Proposal, Refusal, State};
+use skein_core::random::Seed;
+use skein_core::{NodeNumber, Random};
+use ulid::Ulid;
+
+use crate::agenda::{MS, Micros};
+use crate::net::{Class, Network};
+use replica::Replica;
+use write::Write;
+
+/// What is fitted to the real one, beside the structure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Params {
+    /// Between a leader's beats, and between two looks at the election clock: 1.5 times
+    /// `RegistryConfig::heartbeat`.
+    pub tick: Micros,
+    /// A follower is loyal for so long after word of its leader: openraft's lease, the longest
+    /// election timeout.
+    pub lease: Micros,
+    /// Then it waits for so long more, at random between both: `RegistryConfig::election`.
+    pub election: (Micros, Micros),
+    /// A durable write.
+    pub disk: Micros,
+    /// `RegistryConfig::write_timeout`.
+    pub write_timeout: Micros,
+    /// A leader that no majority has answered for so long refuses writes.
+    pub majority_grace: Micros,
+    /// Between two attempts of a write when nothing is seen to change.
+    pub pause: Micros,
+    /// A leader's answer is waited for so long before its place is looked up again.
+    pub call: Micros,
+}
+
+impl Default for Params {
+    fn default() -> Self {
+        Self {
+            tick: 600 * MS,
+            lease: 1_200 * MS,
+            election: (600 * MS, 1_200 * MS),
+            disk: 2 * MS,
+            write_timeout: 5_000 * MS,
+            majority_grace: 1_600 * MS,
+            pause: 100 * MS,
+            call: 2_000 * MS,
+        }
+    }
+}
+
+/// An entry of the log; without a proposal it only marks the begin of a term.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Entry {
+    term: u64,
+    proposal: Option<Arc<Proposal>>,
+}
+
+/// Term and index of an entry; index 0 is before the first.
+type Place = (u64, usize);
+
+/// A message between two registries.
+#[derive(Debug, Clone)]
+pub struct Message(Kind);
+
+#[derive(Debug, Clone)]
+enum Kind {
+    Vote { term: u64, last: Place },
+    Voted { term: u64, granted: bool },
+    Append { term: u64, prev: Place, entries: Vec<Entry>, commit: usize, round: u64 },
+    Appended { term: u64, matched: Option<usize>, round: u64 },
+    Propose(Arc<Proposal>),
+    Accepted { request: Ulid, outcome: Result<Outcome, Refusal>, index: usize },
+    NotTaken { request: Ulid, no_majority: bool },
+}
+
+impl Message {
+    fn bytes(&self) -> usize {
+        match &self.0 {
+            Kind::Append { entries, .. } => 120 + entries.len() * 220,
+            Kind::Propose(_) | Kind::Accepted { .. } => 250,
+            Kind::Vote { .. } | Kind::Voted { .. } | Kind::Appended { .. } | Kind::NotTaken { .. } => 80,
+        }
+    }
+}
+
+/// What happens to a node's registry. `life` is that of the node it was meant for.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// A tick of a voter.
+    Tick(NodeNumber, u64),
+    /// A write may be tried again.
+    Retry(NodeNumber, u64, Ulid),
+    /// A message arrives, at whichever life is there.
+    Arrive {
+        /// Whose it is.
+        from: NodeNumber,
+        /// Who gets it.
+        to: NodeNumber,
+        /// The message.
+        message: Message,
+    },
+}
+
+impl Event {
+    /// The node it happens to.
+    pub fn node(&self) -> NodeNumber {
+        match self {
+            Self::Tick(node, _) | Self::Retry(node, _, _) => *node,
+            Self::Arrive { to, .. } => *to,
+        }
+    }
+}
+
+/// How a write ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// It counts, and this node has applied it.
+    Done(Outcome),
+    /// The facts do not allow it.
+    Refused(Refusal),
+    /// Too few voters can be reached; it may still be carried out.
+    NoMajority,
+    /// No leader took it in time; it may still be carried out.
+    Timeout,
+}
+
+/// What comes of an event.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// What will happen, and when.
+    pub later: Vec<(Micros, Event)>,
+    /// Writes that ended, with the node they were made through.
+    pub answers: Vec<(NodeNumber, Ulid, Answer)>,
+    /// Nodes whose facts changed.
+    pub changed: BTreeSet<NodeNumber>,
+}
+
+/// The registries of all nodes.
+#[derive(Debug)]
+pub struct Registry {
+    params: Params,
+    voters: BTreeSet<NodeNumber>,
+    all: BTreeSet<NodeNumber>,
+    replicas: BTreeMap<NodeNumber, Replica>,
+    writes: BTreeMap<(NodeNumber, Ulid), Write>,
+    lives: u64,
+    rng: Seed,
+}
+
+impl Registry {
+    /// Registries of `nodes` that all hold what `beginning` makes; the lowest `voters` of them vote.
+    /// None of them runs yet.
+    pub fn new(
+        nodes: impl IntoIterator<Item = NodeNumber>,
+        voters: usize,
+        beginning: impl IntoIterator<Item = Command>,
+        params: Params,
+        rng: Seed,
+    ) -> Self {
+        let all: BTreeSet<NodeNumber> = nodes.into_iter().collect();
+        let mut first = Replica::default();
+        for (number, command) in (1u64..).zip(beginning) {
+            first.begin_with(Proposal { request: Ulid(number.into()), now_ms: 0, command });
+        }
+        Self {
+            params,
+            voters: all.iter().take(voters).copied().collect(),
+            replicas: all.iter().map(|number| (*number, first.clone())).collect(),
+            all,
+            writes: BTreeMap::new(),
+            lives: 0,
+            rng,
+        }
+    }
+
+    /// Starts a node's registry on what is on its disk.
+    pub fn start(&mut self, now: Micros, number: NodeNumber, effects: &mut Effects) {
+        self.lives += 1;
+        let first = self.rng.below(self.params.tick as usize) as Micros;
+        let timeout = self.timeout();
+        if let Some(replica) = self.replicas.get_mut(&number) {
+            replica.restart(now, self.lives, timeout);
+            effects.changed.insert(number);
+            if self.voters.contains(&number) {
+                effects.later.push((now + first, Event::Tick(number, self.lives)));
+            }
+        }
+    }
+
+    /// Ends a node's registry; what is on its disk stays. Its writes get no answer.
+    pub fn kill(&mut self, number: NodeNumber) {
+        if let Some(replica) = self.replicas.get_mut(&number) {
+            replica.life = None;
+        }
+        self.writes.retain(|(node, _), _| *node != number);
+    }
+
+    /// The facts as a node has them, with the index of the entry that it has applied.
+    pub fn state(&self, number: NodeNumber) -> Option<(u64, Arc<State>)> {
+        let replica = self.replicas.get(&number)?;
+        Some((replica.applied as u64, Arc::clone(&replica.state)))
+    }
+
+    /// The nodes that vote.
+    pub fn voters(&self) -> &BTreeSet<NodeNumber> {
+        &self.voters
+    }
+
+    /// The running node that leads in the highest term, if any does.
+    pub fn leader(&self) -> Option<NodeNumber> {
+        let leaders = self.replicas.iter().filter(|(_, replica)| replica.life.is_some() && replica.leads());
+        leaders.max_by_key(|(_, replica)| replica.term).map(|(number, _)| *number)
+    }
+
+    /// Lets `event` happen.
+    pub fn handle(&mut self, now: Micros, event: Event, network: &mut Network, effects: &mut Effects) {
+        let number = event.node();
+        let Some(life) = self.replicas.get(&number).and_then(|replica| replica.life) else { return };
+        match event {
+            Event::Tick(_, of) if of == life => {
+                self.tick(now, number, network, effects);
+                effects.later.push((now + self.params.tick, Event::Tick(number, life)));
+            }
+            Event::Retry(_, of, request) if of == life => {
+                self.retry(now, number, request, network, effects);
+            }
+            Event::Tick(..) | Event::Retry(..) => {}
+            Event::Arrive { from, message, .. } => self.take(now, number, from, message.0, network, effects),
+        }
+    }
+
+    fn timeout(&mut self) -> Micros {
+        let (least, most) = self.params.election;
+        self.params.lease + least + self.rng.below((most - least) as usize) as Micros
+    }
+
+    fn send(
+        now: Micros,
+        from: NodeNumber,
+        to: NodeNumber,
+        kind: Kind,
+        network: &mut Network,
+        effects: &mut Effects,
+    ) {
+        let message = Message(kind);
+        for at in network.send(now, from, to, Class::Stream, message.bytes()) {
+            effects.later.push((at, Event::Arrive { from, to, message: message.clone() }));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,344 @@
+//! One node's part in Raft: votes, the log, and what a majority has of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use skein_core::NodeNumber;
+use skein_core::facts::{Outcome, Proposal, Refusal, State};
+use ulid::Ulid;
+
+use super::{Effects, Entry, Kind, Place, Registry};
+use crate::agenda::Micros;
+use crate::net::Network;
+
+#[derive(Debug, Clone, Default)]
+pub(super) struct Replica {
+    // On disk.
+    pub(super) term: u64,
+    voted: Option<NodeNumber>,
+    log: Vec<Entry>,
+    pub(super) applied: usize,
+    pub(super) state: Arc<State>,
+    // In memory.
+    pub(super) life: Option<u64>,
+    commit: usize,
+    role: Role,
+    pub(super) leader: Option<NodeNumber>,
+    /// Word of a leader, or a vote given.
+    heard: Micros,
+    timeout: Micros,
+    /// As the leader: who passed a write on that does not count yet.
+    pub(super) passed: BTreeMap<Ulid, NodeNumber>,
+}
+
+#[derive(Debug, Clone, Default)]
+enum Role {
+    #[default]
+    Follower,
+    Candidate(BTreeSet<NodeNumber>),
+    Leader(Lead),
+}
+
+#[derive(Debug, Clone, Default)]
+struct Lead {
+    followers: BTreeMap<NodeNumber, Follower>,
+    /// When each voter last answered.
+    answered: BTreeMap<NodeNumber, Micros>,
+    round: u64,
+}
+
+/// What the leader knows of another node.
+#[derive(Debug, Clone, Default)]
+struct Follower {
+    next: usize,
+    matched: usize,
+    /// The commit index it was last told.
+    told: usize,
+    /// The message whose answer is awaited: one at a time.
+    waits: Option<u64>,
+}
+
+impl Replica {
+    /// Puts an entry in that all have from the start.
+    pub(super) fn begin_with(&mut self, proposal: Proposal) {
+        let mut state = State::clone(&self.state);
+        let (outcome, _) = state.apply(&proposal);
+        debug_assert!(outcome.is_ok(), "what all begin with is allowed: {outcome:?}");
+        self.state = Arc::new(state);
+        self.log.push(Entry { term: 0, proposal: Some(Arc::new(proposal)) });
+        self.applied = self.log.len();
+    }
+
+    pub(super) fn restart(&mut self, now: Micros, life: u64, timeout: Micros) {
+        (self.life, self.role, self.leader) = (Some(life), Role::Follower, None);
+        (self.commit, self.heard, self.timeout) = (self.applied, now, timeout);
+        self.passed.clear();
+    }
+
+    pub(super) fn leads(&self) -> bool {
+        matches!(self.role, Role::Leader(_))
+    }
+
+    fn last(&self) -> Place {
+        (self.log.last().map_or(0, |entry| entry.term), self.log.len())
+    }
+
+    fn term_at(&self, index: usize) -> u64 {
+        index.checked_sub(1).and_then(|index| self.log.get(index)).map_or(0, |entry| entry.term)
+    }
+
+    /// Another term is known of: whatever this node was, it follows now.
+    fn meet(&mut self, term: u64) {
+        if term > self.term {
+            (self.term, self.voted, self.role, self.leader) = (term, None, Role::Follower, None);
+        }
+    }
+
+    /// Appends an entry as the leader.
+    pub(super) fn append(&mut self, proposal: Option<Arc<Proposal>>) -> usize {
+        self.log.push(Entry { term: self.term, proposal });
+        self.log.len()
+    }
+
+    /// Whether the last answers of a majority are older than `grace`.
+    pub(super) fn majority_is_silent(
+        &self,
+        now: Micros,
+        voters: &BTreeSet<NodeNumber>,
+        grace: Micros,
+    ) -> bool {
+        let Role::Leader(lead) = &self.role else { return false };
+        let recent = |voter: &&NodeNumber| lead.answered.get(voter).is_some_and(|at| now - *at <= grace);
+        (1 + voters.iter().filter(recent).count()) * 2 <= voters.len()
+    }
+
+    /// Applies what counts: the requests it holds, with their outcomes.
+    fn apply(&mut self) -> Vec<(Ulid, Result<Outcome, Refusal>, usize)> {
+        let mut done = Vec::new();
+        while self.applied < self.commit {
+            let entry = self.log.get(self.applied).cloned();
+            self.applied += 1;
+            if let Some(proposal) = entry.and_then(|entry| entry.proposal) {
+                let mut state = State::clone(&self.state);
+                let (outcome, _) = state.apply(&proposal);
+                self.state = Arc::new(state);
+                done.push((proposal.request, outcome, self.applied));
+            }
+        }
+        done
+    }
+}
+
+impl Registry {
+    pub(super) fn tick(
+        &mut self,
+        now: Micros,
+        number: NodeNumber,
+        network: &mut Network,
+        effects: &mut Effects,
+    ) {
+        let timeout = self.timeout();
+        let Some(replica) = self.replicas.get_mut(&number) else { return };
+        if let Role::Leader(lead) = &mut replica.role {
+            // Whatever was not answered by now is given up.
+            for follower in lead.followers.values_mut() {
+                (follower.waits, follower.told) = (None, usize::MAX);
+            }
+            self.replicate(now, number, network, effects);
+        } else if now - replica.heard > replica.timeout {
+            replica.term += 1;
+            (replica.voted, replica.leader, replica.heard) = (Some(number), None, now);
+            replica.timeout = timeout - self.params.lease;
+            replica.role = Role::Candidate(BTreeSet::from([number]));
+            let (term, last) = (replica.term, replica.last());
+            for voter in self.voters.iter().filter(|voter| **voter != number) {
+                let sent = now + self.params.disk;
+                Self::send(sent, number, *voter, Kind::Vote { term, last }, network, effects);
+            }
+            self.count_votes(now, number, network, effects);
+        }
+    }
+
+    fn count_votes(&mut self, now: Micros, number: NodeNumber, network: &mut Network, effects: &mut Effects) {
+        let Some(replica) = self.replicas.get_mut(&number) else { return };
+        match &replica.role {
+            Role::Candidate(votes) if votes.len() * 2 > self.voters.len() => {}
+            Role::Candidate(_) | Role::Follower | Role::Leader(_) => return,
+        }
+        let next = replica.log.len() + 1;
+        let others = self.all.iter().filter(|other| **other != number);
+        let followers = others.map(|other| (*other, Follower { next, ..Follower::default() })).collect();
+        let answered = self.voters.iter().map(|voter| (*voter, now)).collect();
+        replica.role = Role::Leader(Lead { followers, answered, round: 0 });
+        replica.leader = Some(number);
+        replica.append(None);
+        self.advance(now, number, network, effects);
+    }
+
+    /// Sends each node what it lacks, one message at a time.
+    pub(super) fn replicate(
+        &mut self,
+        now: Micros,
+        number: NodeNumber,
+        network: &mut Network,
+        effects: &mut Effects,
+    ) {
+        let Some(replica) = self.replicas.get_mut(&number) else { return };
+        let (term, commit, length) = (replica.term, replica.commit, replica.log.len());
+        let Role::Leader(lead) = &mut replica.role else { return };
+        let mut messages = Vec::new();
+        for (other, follower) in &mut lead.followers {
+            let news = follower.next <= length || follower.told != commit;
+            if follower.waits.is_some() || !news {
+                continue;
+            }
+            lead.round += 1;
+            (follower.waits, follower.told) = (Some(lead.round), commit);
+            messages.push((*other, follower.next, lead.round));
+        }
+        for (other, next, round) in messages {
+            let entries: Vec<Entry> = replica.log.iter().skip(next - 1).take(64).cloned().collect();
+            let prev = (replica.term_at(next - 1), next - 1);
+            let kind = Kind::Append { term, prev, entries, commit, round };
+            Self::send(now, number, other, kind, network, effects);
+        }
+    }
+
+    /// Finds what a majority has by now, applies it, and tells.
+    pub(super) fn advance(
+        &mut self,
+        now: Micros,
+        number: NodeNumber,
+        network: &mut Network,
+        effects: &mut Effects,
+    ) {
+        let Some(replica) = self.replicas.get_mut(&number) else { return };
+        if let Role::Leader(lead) = &replica.role {
+            let own = replica.log.len();
+            let held = |voter: &NodeNumber| match lead.followers.get(voter) {
+                Some(follower) => follower.matched,
+                None => own,
+            };
+            let mut held: Vec<usize> = self.voters.iter().map(held).collect();
+            held.sort_unstable();
+            let majority = held.get((held.len() - 1) / 2).copied().unwrap_or(0);
+            // An entry of an earlier term counts only with one of this term.
+            if majority > replica.commit && replica.term_at(majority) == replica.term {
+                replica.commit = majority;
+            }
+        }
+        self.applied(now, number, network, effects);
+        self.replicate(now, number, network, effects);
+    }
+
+    fn applied(&mut self, now: Micros, number: NodeNumber, network: &mut Network, effects: &mut Effects) {
+        let Some(replica) = self.replicas.get_mut(&number) else { return };
+        let done = replica.apply();
+        let (leads, applied) = (replica.leads(), replica.applied);
+        if !done.is_empty() {
+            effects.changed.insert(number);
+        }
+        if leads {
+            for (request, outcome, index) in done {
+                self.accepted(now, number, request, outcome, index, network, effects);
+            }
+        }
+        self.caught_up(number, applied, effects);
+    }
+
+    pub(super) fn take(
+        &mut self,
+        now: Micros,
+        number: NodeNumber,
+        from: NodeNumber,
+        kind: Kind,
+        network: &mut Network,
+        effects: &mut Effects,
+    ) {
+        let disk = self.params.disk;
+        let timeout = self.timeout();
+        let Some(replica) = self.replicas.get_mut(&number) else { return };
+        match kind {
+            Kind::Vote { term, last } => {
+                let loyal = replica.leader.is_some() && now - replica.heard < self.params.lease;
+                if !loyal {
+                    replica.meet(term);
+                }
+                let free = replica.voted.is_none_or(|voted| voted == from);
+                let granted = !loyal && term == replica.term && free && last >= replica.last();
+                if granted {
+                    (replica.voted, replica.heard, replica.timeout) = (Some(from), now, timeout);
+                }
+                let kind = Kind::Voted { term: replica.term, granted };
+                Self::send(now + disk, number, from, kind, network, effects);
+            }
+            Kind::Voted { term, granted } => {
+                replica.meet(term);
+                if let Role::Candidate(votes) = &mut replica.role
+                    && granted
+                    && term == replica.term
+                {
+                    votes.insert(from);
+                    self.count_votes(now, number, network, effects);
+                }
+            }
+            Kind::Append { term, prev, entries, commit, round } => {
+                replica.meet(term);
+                if term < replica.term {
+                    let kind = Kind::Appended { term: replica.term, matched: None, round };
+                    Self::send(now, number, from, kind, network, effects);
+                    return;
+                }
+                (replica.role, replica.leader) = (Role::Follower, Some(from));
+                (replica.heard, replica.timeout) = (now, timeout);
+                let fits = prev.1 <= replica.log.len() && replica.term_at(prev.1) == prev.0;
+                let written = fits && !entries.is_empty();
+                let matched = fits.then(|| {
+                    let end = prev.1 + entries.len();
+                    for (index, entry) in (prev.1..).zip(entries) {
+                        if replica.log.get(index).is_some_and(|known| known.term != entry.term) {
+                            replica.log.truncate(index);
+                        }
+                        if replica.log.len() == index {
+                            replica.log.push(entry);
+                        }
+                    }
+                    replica.commit = replica.commit.max(commit.min(end));
+                    end
+                });
+                let kind = Kind::Appended { term, matched, round };
+                let sent = if written { now + disk } else { now };
+                Self::send(sent, number, from, kind, network, effects);
+                self.applied(now, number, network, effects);
+                self.leader_changed(now, number, network, effects);
+            }
+            Kind::Appended { term, matched, round } => {
+                replica.meet(term);
+                let current = term == replica.term;
+                let Role::Leader(lead) = &mut replica.role else { return };
+                if let Some(answered) = lead.answered.get_mut(&from) {
+                    *answered = now;
+                }
+                let Some(follower) = lead.followers.get_mut(&from).filter(|_| current) else { return };
+                if follower.waits == Some(round) {
+                    follower.waits = None;
+                }
+                match matched {
+                    Some(matched) => {
+                        follower.matched = follower.matched.max(matched);
+                        follower.next = follower.matched + 1;
+                    }
+                    None => follower.next = (follower.next - 1).max(1),
+                }
+                self.advance(now, number, network, effects);
+            }
+            Kind::Propose(proposal) => self.proposed(now, number, from, &proposal, network, effects),
+            Kind::Accepted { request, outcome, index } => {
+                self.was_accepted(number, request, outcome, index, effects);
+            }
+            Kind::NotTaken { request, no_majority } => {
+                self.was_not_taken(now, number, request, no_majority, effects);
+            }
+        }
+    }
+}
