@@ -2,4 +2,5 @@
 //! openraft and on the models, side by side.
 
 pub mod gossip;
+pub mod registry;
 pub mod stats;

@@ -29,24 +29,41 @@ enum Command {
         /// Deaths that are measured in each case.
         #[arg(long, default_value_t = 8)]
         deaths: u32,
+        /// Writes to the registry that are measured at each number of nodes; each takes up to a
+        /// second of real time.
+        #[arg(long, default_value_t = 40)]
+        writes: u32,
+        /// Deaths of a leader that are measured at each number of nodes; each takes some seconds of
+        /// real time.
+        #[arg(long, default_value_t = 5)]
+        leaders: u32,
     },
 }
 
 fn main() -> anyhow::Result<ExitCode> {
     match Args::parse().command {
-        Command::Fit { nodes, loss, changes, deaths } => fit_all(&nodes, &loss, changes, deaths),
+        Command::Fit { nodes, loss, changes, deaths, writes, leaders } => {
+            let seed = Seed::new(1);
+            heading();
+            for count in &nodes {
+                for loss in &loss {
+                    table(&fit::gossip::rows(*count, loss / 100.0, changes, deaths, &seed)?);
+                }
+                table(&fit::registry::rows(*count, writes, leaders, &seed)?);
+            }
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 
 #[expect(clippy::print_stdout, reason = "the table is what the command is for")]
-fn fit_all(nodes: &[u32], loss: &[f64], changes: u32, deaths: u32) -> anyhow::Result<ExitCode> {
+fn heading() {
     println!("{}", fit::stats::HEADING);
-    for count in nodes {
-        for loss in loss {
-            for row in fit::gossip::rows(*count, loss / 100.0, changes, deaths, &Seed::new(1))? {
-                println!("{row}");
-            }
-        }
+}
+
+#[expect(clippy::print_stdout, reason = "the table is what the command is for")]
+fn table(rows: &[fit::stats::Row]) {
+    for row in rows {
+        println!("{row}");
     }
-    Ok(ExitCode::SUCCESS)
 }

@@ -250,7 +250,7 @@ impl Registry {
 
     fn timeout(&mut self) -> Micros {
         let (least, most) = self.params.election;
-        self.params.lease + least + self.rng.below((most - least) as usize) as Micros
+        least + self.rng.below((most - least) as usize) as Micros
     }
 
     fn send(

@@ -26,6 +26,7 @@ pub(super) struct Replica {
     pub(super) leader: Option<NodeNumber>,
     /// Word of a leader, or a vote given.
     heard: Micros,
+    /// Drawn once, when the node started.
     timeout: Micros,
     /// As the leader: who passed a write on that does not count yet.
     pub(super) passed: BTreeMap<Ulid, NodeNumber>,
@@ -58,6 +59,12 @@ struct Follower {
     waits: Option<u64>,
 }
 
+/// The next term, as `number` begins it: of two that begin one at once the higher number's is the
+/// later, as in openraft, so no vote is split for ever.
+fn next_term(term: u64, number: NodeNumber) -> u64 {
+    ((term >> 32) + 1) << 32 | u64::from(number.0)
+}
+
 impl Replica {
     /// Puts an entry in that all have from the start.
     pub(super) fn begin_with(&mut self, proposal: Proposal) {
@@ -77,6 +84,11 @@ impl Replica {
 
     pub(super) fn leads(&self) -> bool {
         matches!(self.role, Role::Leader(_))
+    }
+
+    /// How long no word may come until this node stands for election.
+    fn patience(&self, lease: Micros) -> Micros {
+        if self.leader.is_some() { lease + self.timeout } else { self.timeout }
     }
 
     fn last(&self) -> Place {
@@ -137,7 +149,6 @@ impl Registry {
         network: &mut Network,
         effects: &mut Effects,
     ) {
-        let timeout = self.timeout();
         let Some(replica) = self.replicas.get_mut(&number) else { return };
         if let Role::Leader(lead) = &mut replica.role {
             // Whatever was not answered by now is given up.
@@ -145,10 +156,9 @@ impl Registry {
                 (follower.waits, follower.told) = (None, usize::MAX);
             }
             self.replicate(now, number, network, effects);
-        } else if now - replica.heard > replica.timeout {
-            replica.term += 1;
+        } else if now - replica.heard > replica.patience(self.params.lease) {
+            replica.term = next_term(replica.term, number);
             (replica.voted, replica.leader, replica.heard) = (Some(number), None, now);
-            replica.timeout = timeout - self.params.lease;
             replica.role = Role::Candidate(BTreeSet::from([number]));
             let (term, last) = (replica.term, replica.last());
             for voter in self.voters.iter().filter(|voter| **voter != number) {
@@ -256,7 +266,6 @@ impl Registry {
         effects: &mut Effects,
     ) {
         let disk = self.params.disk;
-        let timeout = self.timeout();
         let Some(replica) = self.replicas.get_mut(&number) else { return };
         match kind {
             Kind::Vote { term, last } => {
@@ -267,7 +276,7 @@ impl Registry {
                 let free = replica.voted.is_none_or(|voted| voted == from);
                 let granted = !loyal && term == replica.term && free && last >= replica.last();
                 if granted {
-                    (replica.voted, replica.heard, replica.timeout) = (Some(from), now, timeout);
+                    (replica.voted, replica.heard) = (Some(from), now);
                 }
                 let kind = Kind::Voted { term: replica.term, granted };
                 Self::send(now + disk, number, from, kind, network, effects);
@@ -290,7 +299,7 @@ impl Registry {
                     return;
                 }
                 (replica.role, replica.leader) = (Role::Follower, Some(from));
-                (replica.heard, replica.timeout) = (now, timeout);
+                replica.heard = now;
                 let fits = prev.1 <= replica.log.len() && replica.term_at(prev.1) == prev.0;
                 let written = fits && !entries.is_empty();
                 let matched = fits.then(|| {
