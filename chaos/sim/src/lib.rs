@@ -8,6 +8,16 @@ pub mod detector;
 pub mod facts;
 pub mod fit;
 pub mod gossip;
+pub mod invariants;
 pub mod net;
+mod node;
+pub mod peers;
 pub mod real;
+pub mod reference;
 pub mod registry;
+pub mod request;
+pub mod run;
+pub mod transition;
+pub mod world;
+
+pub use run::fuzz;

@@ -3,8 +3,14 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use skein_cluster::entropy::Entropy;
+use skein_core::Random;
 use skein_core::random::Seed;
 use skein_sim::fit;
+use skein_sim::run::{Plan, shrink};
+
+/// Runs that finding the shortest trace may take.
+const SHRINKING: usize = 400;
 
 #[derive(Debug, Parser)]
 #[command(name = "skein-sim", about = "Simulates many nodes on a virtual clock and network")]
@@ -15,6 +21,20 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Runs one seed; its log goes to stdout, and nothing else does.
+    Run {
+        /// The seed; a fresh one, which is printed, when there is none.
+        seed: Option<u64>,
+        /// How many nodes.
+        #[arg(long, default_value_t = 9)]
+        nodes: u8,
+        /// How many transitions.
+        #[arg(long, default_value_t = 250)]
+        steps: usize,
+        /// Only these transitions of the seed.
+        #[arg(long, value_delimiter = ',')]
+        keep: Option<Vec<usize>>,
+    },
     /// Measures the real chitchat and openraft and the models of them, side by side.
     Fit {
         /// How many nodes.
@@ -42,6 +62,10 @@ enum Command {
 
 fn main() -> anyhow::Result<ExitCode> {
     match Args::parse().command {
+        Command::Run { seed, nodes, steps, keep } => {
+            let seed = seed.unwrap_or_else(|| Entropy::default().next_u64() >> 32);
+            Ok(run(&Plan { seed, nodes, steps, keep }))
+        }
         Command::Fit { nodes, loss, changes, deaths, writes, leaders } => {
             let seed = Seed::new(1);
             heading();
@@ -66,4 +90,20 @@ fn table(rows: &[fit::stats::Row]) {
     for row in rows {
         println!("{row}");
     }
+}
+
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "the log is what the command is for")]
+fn run(plan: &Plan) -> ExitCode {
+    eprintln!("seed {}", plan.seed);
+    let ran = plan.run();
+    print!("{}", ran.log);
+    let Some(violation) = ran.violation else { return ExitCode::SUCCESS };
+    eprintln!("seed {}: {violation}", plan.seed);
+    let short = shrink(plan, &violation, SHRINKING);
+    eprintln!("the shortest trace that shows it:");
+    for (index, (at, transition)) in short.trace() {
+        eprintln!("  [{index}] {}.{:06} {transition}", at / 1_000_000, at % 1_000_000);
+    }
+    eprintln!("repeat it with: {}", short.command());
+    ExitCode::FAILURE
 }

@@ -1,0 +1,284 @@
+//! What must hold, each coded once, over plain observations: whoever can make these observations of
+//! a run can judge it, a live one too.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use skein_core::code::ErrorCode;
+use skein_core::region::Regions;
+use skein_core::{AppId, MachineId, NodeNumber, RegionCode};
+
+/// An invariant that did not hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// Which.
+    pub invariant: &'static str,
+    /// What was seen.
+    pub seen: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.invariant, self.seen)
+    }
+}
+
+/// Whether it held.
+pub type Verdict = Result<(), Violation>;
+
+fn hold(holds: bool, invariant: &'static str, seen: impl FnOnce() -> String) -> Verdict {
+    if holds { Ok(()) } else { Err(Violation { invariant, seen: seen() }) }
+}
+
+/// No request is delivered to a Machine of another app.
+///
+/// # Errors
+/// [`Violation`].
+pub fn delivered_to_its_app(request: u64, wanted: AppId, machine: MachineId, of: AppId) -> Verdict {
+    hold(wanted == of, "a request reaches only Machines of its app", || {
+        format!("request {request} for {wanted} came to {machine} of {of}")
+    })
+}
+
+/// Never more in flight at a Machine than its hard limit.
+///
+/// # Errors
+/// [`Violation`].
+pub fn within_hard_limit(machine: MachineId, in_flight: u32, hard: Option<u32>) -> Verdict {
+    hold(hard.is_none_or(|hard| in_flight <= hard), "never over hard_limit", || {
+        format!("{in_flight} in flight at {machine}, hard_limit {hard:?}")
+    })
+}
+
+/// An app sees a request that may not be repeated at most once per hop.
+///
+/// # Errors
+/// [`Violation`].
+pub fn executed_at_most_once(request: u64, hop: u32, idempotent: bool, times: u32) -> Verdict {
+    hold(idempotent || times <= 1, "a POST is executed at most once", || {
+        format!("request {request} was executed {times} times in hop {hop}")
+    })
+}
+
+/// What a node knows of another node's facts is never replaced by what was before.
+///
+/// # Errors
+/// [`Violation`].
+pub fn never_goes_back(
+    viewer: NodeNumber,
+    of: NodeNumber,
+    before: (u64, u64),
+    after: Option<(u64, u64)>,
+) -> Verdict {
+    hold(after.is_some_and(|after| after >= before), "facts never go back", || {
+        format!("node {viewer} had {before:?} of node {of} and then {after:?}")
+    })
+}
+
+/// A routable claim about a Machine, comparable between nodes: state, health, cordon, load class.
+pub type Claim = String;
+
+/// A node's view as it is compared: of each node whether it lives, with its Machines' claims; and the
+/// names of apps.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct View {
+    /// By node: alive, draining, and each Machine's claim.
+    pub nodes: BTreeMap<NodeNumber, (bool, bool, BTreeMap<MachineId, Claim>)>,
+    /// The apps, with the Machines that each has.
+    pub apps: BTreeMap<AppId, Vec<(MachineId, NodeNumber)>>,
+}
+
+/// Views of all nodes are equal.
+///
+/// # Errors
+/// [`Violation`] with the first two that differ and in what.
+pub fn views_are_equal(views: &BTreeMap<NodeNumber, View>, reference: &View) -> Verdict {
+    for (number, view) in views {
+        hold(view == reference, "views equal after healing", || {
+            format!("node {number} differs from what is true: {}", difference(view, reference))
+        })?;
+    }
+    Ok(())
+}
+
+/// The incremental fold equals the fold from nothing.
+///
+/// # Errors
+/// [`Violation`].
+pub fn folds_are_equal(viewer: NodeNumber, incremental: &View, from_nothing: &View) -> Verdict {
+    hold(incremental == from_nothing, "the incremental fold equals the fold from nothing", || {
+        format!("at node {viewer}: {}", difference(incremental, from_nothing))
+    })
+}
+
+fn difference(a: &View, b: &View) -> String {
+    for (number, node) in &a.nodes {
+        match b.nodes.get(number) {
+            Some(other) if other == node => {}
+            other => return format!("node {number} is {node:?} instead of {other:?}"),
+        }
+    }
+    if let Some(number) = b.nodes.keys().find(|number| !a.nodes.contains_key(number)) {
+        return format!("node {number} is missing");
+    }
+    for (app, machines) in &a.apps {
+        match b.apps.get(app) {
+            Some(other) if other == machines => {}
+            other => return format!("app {app} has {machines:?} instead of {other:?}"),
+        }
+    }
+    "an app is missing".to_owned()
+}
+
+/// What an edge knew of a Machine when it decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    /// The Machine.
+    pub machine: MachineId,
+    /// Its region.
+    pub region: RegionCode,
+    /// Started, healthy, not cordoned, on a node that does not drain, with a service on the port.
+    pub routable: bool,
+    /// It refused or failed this request before, or the app asked for another one.
+    pub excluded: bool,
+    /// Its node counts as alive.
+    pub alive: bool,
+    /// Its node is suspect.
+    pub suspect: bool,
+    /// Round trip to it.
+    pub rtt: Duration,
+    /// Believed load.
+    pub load: u32,
+    /// Its limits.
+    pub soft: u32,
+    /// None is no limit.
+    pub hard: Option<u32>,
+}
+
+impl Known {
+    fn room(&self) -> bool {
+        self.hard.is_none_or(|hard| self.load < hard)
+    }
+
+    fn tier(&self) -> u8 {
+        match (self.alive, self.suspect) {
+            (true, false) => 0,
+            (true, true) => 1,
+            (false, false) => 2,
+            (false, true) => 3,
+        }
+    }
+
+    /// Load in parts of the soft limit, compared without fractions.
+    fn lighter_than(&self, other: &Self) -> bool {
+        u64::from(self.load) * u64::from(other.soft.max(1))
+            < u64::from(other.load) * u64::from(self.soft.max(1))
+    }
+}
+
+/// Why `pick` may not be chosen over `other`, by LB-1 and LB-3 and the rule that suspect nodes and
+/// dead ones come last; `None` when it may.
+fn beaten(pick: &Known, other: &Known, all: &[&Known]) -> Option<&'static str> {
+    if other.tier() < pick.tier() {
+        return Some("its node answers, the pick's may not");
+    }
+    if other.tier() > pick.tier() {
+        return None;
+    }
+    if other.room() != pick.room() {
+        return other.room().then_some("it has room below its hard limit, the pick has none");
+    }
+    if !pick.room() {
+        return other.lighter_than(pick).then_some("all seem full, and it is less loaded");
+    }
+    if other.region != pick.region {
+        let nearest = |region: RegionCode| {
+            let inside = all.iter().filter(|c| c.region == region && c.room() && c.tier() == pick.tier());
+            inside.map(|c| c.rtt).min()
+        };
+        return (nearest(other.region) < nearest(pick.region)).then_some("its region is nearer and has room");
+    }
+    let below = |known: &Known| known.load < known.soft;
+    if below(other) != below(pick) {
+        return below(other).then_some("it is below its soft limit, the pick is not");
+    }
+    // Nearness inside a region counts in steps of 5 ms from its nearest.
+    let pool = all.iter().filter(|c| {
+        c.region == pick.region && c.room() && c.tier() == pick.tier() && below(c) == below(pick)
+    });
+    let shortest = pool.map(|c| c.rtt).min().unwrap_or_default();
+    let near = |known: &Known| known.rtt.saturating_sub(shortest) <= Duration::from_millis(5);
+    match (near(pick), near(other)) {
+        (false, true) => Some("it is nearer inside the region"),
+        (true, true) => other.lighter_than(pick).then_some("it is as near and less loaded"),
+        _ => None,
+    }
+}
+
+/// What a decision asked for and chose.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decided {
+    /// The request.
+    pub request: u64,
+    /// Exactly this Machine was asked for.
+    pub machine: Option<MachineId>,
+    /// One of these regions was asked for: codes or aliases in order of preference; empty is any.
+    pub regions: Vec<String>,
+    /// Every Machine of the app that the edge knew.
+    pub known: Vec<Known>,
+    /// What was chosen.
+    pub pick: Option<MachineId>,
+}
+
+/// A decision is one that LB-1 and LB-3 allow, given what its edge knew.
+///
+/// # Errors
+/// [`Violation`].
+pub fn decided_well(decided: &Decided, regions: &Regions) -> Verdict {
+    const NAME: &str = "a decision follows LB-1 and LB-3";
+    let able = |known: &&Known| {
+        known.routable && !known.excluded && decided.machine.is_none_or(|machine| machine == known.machine)
+    };
+    let mut able: Vec<&Known> = decided.known.iter().filter(able).collect();
+    if !decided.regions.is_empty() {
+        let within = |name: &String| -> Vec<&Known> {
+            able.iter().filter(|known| regions.matches(name, known.region) == Some(true)).copied().collect()
+        };
+        able = decided.regions.iter().map(within).find(|inside| !inside.is_empty()).unwrap_or_default();
+    }
+    let Some(machine) = decided.pick else {
+        return hold(able.is_empty(), NAME, || {
+            format!("request {}: nothing was picked of {able:?}", decided.request)
+        });
+    };
+    let Some(pick) = able.iter().find(|known| known.machine == machine) else {
+        return hold(false, NAME, || format!("request {}: {machine} could not take it", decided.request));
+    };
+    for other in able.iter().filter(|other| other.machine != machine) {
+        if let Some(why) = beaten(pick, other, &able) {
+            return hold(false, NAME, || {
+                format!("request {}: {pick:?} was picked instead of {other:?}: {why}", decided.request)
+            });
+        }
+    }
+    Ok(())
+}
+
+/// A request failed with a code whose cause was there.
+///
+/// # Errors
+/// [`Violation`] when `confirmed` is none: the reference model knows no cause.
+pub fn failed_for_a_reason(
+    request: u64,
+    code: ErrorCode,
+    confirmed: Option<&str>,
+    else_why: &str,
+) -> Verdict {
+    hold(confirmed.is_some(), "a request fails only with a code whose cause is there", || {
+        format!("request {request} ended with {code}: {else_why}")
+    })
+}
+
+#[cfg(test)]
+mod tests;

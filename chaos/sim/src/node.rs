@@ -1,0 +1,287 @@
+//! One node: its Machines as its worker publishes them, and what it knows.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use imbl::OrdMap;
+use skein_cluster::local::Upstream;
+use skein_cluster::{LocalMachine, Members};
+use skein_core::facts::State;
+use skein_core::load::{LoadClass, Permit, Slots};
+use skein_core::machine::{Concurrency, MachineConfig, MachineState, Port, Service};
+use skein_core::record::Record;
+use skein_core::snapshot::{Changes, Snapshot, fold};
+use skein_core::{AppId, ConfigHash, MachineId, NodeNumber, ProcessGroup, RegionCode, VersionId};
+
+use crate::agenda::{MS, Micros};
+use crate::facts::ulid;
+use crate::invariants::View;
+use crate::peers::{Clock, Peers};
+use crate::request::{PORT, Running};
+use crate::world::Open;
+
+/// A Machine on its node.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    /// Its id.
+    pub(crate) id: MachineId,
+    /// Its app.
+    pub(crate) app: AppId,
+    /// Its configuration.
+    pub(crate) config: Arc<MachineConfig>,
+    /// The hash of that.
+    pub(crate) hash: ConfigHash,
+    /// Its state.
+    pub(crate) state: MachineState,
+    /// Whether its checks pass.
+    pub(crate) healthy: bool,
+    /// Whether it gets nothing new.
+    pub(crate) cordoned: bool,
+    /// Its slots.
+    pub(crate) slots: Arc<Slots>,
+    /// The class of its load that gossip carries.
+    pub(crate) class: LoadClass,
+    /// When it changed.
+    pub(crate) since: Micros,
+    /// Grows with each change of its process: timers of another life do nothing.
+    pub(crate) life: u64,
+    /// Whether it runs when its node does.
+    pub(crate) wanted: bool,
+}
+
+/// A configuration with one service on the public port.
+pub(crate) fn config(soft: u32, hard: u32) -> MachineConfig {
+    let port = Port { port: Some(PORT), handlers: vec!["http".to_owned()], ..Port::default() };
+    let concurrency =
+        Concurrency { kind: "requests".to_owned(), hard_limit: Some(hard), soft_limit: Some(soft) };
+    let service = Service {
+        protocol: "tcp".to_owned(),
+        internal_port: 8080,
+        ports: vec![port],
+        concurrency: Some(concurrency),
+        ..Service::default()
+    };
+    MachineConfig { image: "skein/hello".to_owned(), services: vec![service], ..MachineConfig::default() }
+}
+
+/// A request that a Machine serves.
+#[derive(Debug)]
+pub(crate) struct Work {
+    /// Whose it is, its number there, and which attempt.
+    pub(crate) from: (NodeNumber, u64, u32),
+    /// The Machine.
+    pub(crate) machine: MachineId,
+    /// Its slot.
+    pub(crate) permit: Permit,
+    /// What the app will answer.
+    pub(crate) instruction: Option<String>,
+    /// Nothing of it may arrive before this.
+    pub(crate) not_before: Micros,
+}
+
+/// An attempt of a request of this node's edge.
+#[derive(Debug)]
+pub(crate) struct Attempt {
+    /// Its number in the request.
+    pub(crate) number: u32,
+    /// Where it is.
+    pub(crate) node: NodeNumber,
+    /// The edge's belief of the Machine's load.
+    pub(crate) estimate: Arc<skein_core::load::Estimate>,
+    /// Whether the worker took it.
+    pub(crate) admitted: bool,
+    /// Whether it was sent: else it waits for a connection.
+    pub(crate) sent: bool,
+    /// Whether another Machine could take it.
+    pub(crate) alternatives: bool,
+}
+
+/// A request of this node's edge.
+#[derive(Debug)]
+pub(crate) struct Held {
+    /// Its way.
+    pub(crate) running: Running,
+    /// The attempt that is under way.
+    pub(crate) attempt: Option<Attempt>,
+    /// What was, or will be, sent to the worker.
+    pub(crate) open: Option<Open>,
+    /// When that attempt began.
+    pub(crate) tried: Micros,
+    /// When it came.
+    pub(crate) start: Micros,
+}
+
+/// A node.
+#[derive(Debug)]
+pub(crate) struct Node {
+    /// Its number.
+    pub(crate) number: NodeNumber,
+    /// Its region.
+    pub(crate) region: RegionCode,
+    /// The number of its life; `None` while it is dead.
+    pub(crate) life: Option<u64>,
+    /// Whether it stands still.
+    pub(crate) paused: bool,
+    /// Whether it takes nothing new.
+    pub(crate) draining: Arc<AtomicBool>,
+    /// How far its wall clock is off, in milliseconds.
+    pub(crate) skew: i64,
+    /// Its Machines.
+    pub(crate) machines: BTreeMap<MachineId, Machine>,
+    /// Those, as its worker sees them.
+    pub(crate) local: OrdMap<MachineId, Arc<LocalMachine>>,
+    /// What it knows.
+    pub(crate) snapshot: Arc<Snapshot>,
+    folded: Members,
+    /// When it may fold again.
+    pub(crate) next_fold: Micros,
+    /// Whether a fold is on the agenda.
+    pub(crate) folds: bool,
+    /// Configurations that were asked for: when again, and after which pause.
+    pub(crate) asked: BTreeMap<ConfigHash, (Micros, Micros)>,
+    /// Its peers.
+    pub(crate) peers: Arc<Peers>,
+    /// Requests of its edge.
+    pub(crate) held: BTreeMap<u64, Held>,
+    /// What its Machines serve, by the work's number.
+    pub(crate) work: BTreeMap<u64, Work>,
+}
+
+impl Node {
+    /// A node that is dead.
+    pub(crate) fn new(number: NodeNumber, region: RegionCode, peers: Arc<Peers>) -> Self {
+        Self {
+            number,
+            region,
+            life: None,
+            paused: false,
+            draining: Arc::default(),
+            skew: 0,
+            machines: BTreeMap::new(),
+            local: OrdMap::new(),
+            snapshot: Arc::default(),
+            folded: Members::new(),
+            next_fold: 0,
+            folds: false,
+            asked: BTreeMap::new(),
+            peers,
+            held: BTreeMap::new(),
+            work: BTreeMap::new(),
+        }
+    }
+
+    /// Whether it drains.
+    pub(crate) fn drains(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Its wall clock: milliseconds since some year.
+    pub(crate) fn unix_ms(&self, now: Micros) -> u64 {
+        (1_700_000_000_000 + (now / MS) as i64 + self.skew) as u64
+    }
+
+    /// What gossip says of one of its Machines.
+    pub(crate) fn record(&self, machine: &Machine) -> Record {
+        Record {
+            id: machine.id,
+            app: machine.app,
+            group: ProcessGroup::app(),
+            state: machine.state,
+            healthy: machine.healthy,
+            cordoned: machine.cordoned,
+            load: machine.class,
+            config: machine.hash,
+            version: VersionId(ulid(machine.id.bits().into())),
+            number: (machine.id.bits() & 0xffff) as u32,
+            changed_ms: self.unix_ms(machine.since),
+        }
+    }
+
+    /// Publishes a Machine, or its end, to the worker.
+    pub(crate) fn publish(&mut self, id: MachineId, clock: &Clock) {
+        let Some(machine) = self.machines.get(&id) else {
+            self.local.remove(&id);
+            return;
+        };
+        let local = LocalMachine {
+            id,
+            app: machine.app,
+            config: Arc::clone(&machine.config),
+            state: machine.state,
+            healthy: machine.healthy,
+            cordoned: machine.cordoned,
+            since: clock.instant(machine.since),
+            upstream: Upstream::Loopback(BTreeMap::new()),
+            slots: vec![Arc::clone(&machine.slots)],
+        };
+        self.local.insert(id, Arc::new(local));
+    }
+
+    /// Forgets all that a killed process forgets.
+    pub(crate) fn die(&mut self, peers: Arc<Peers>) {
+        (self.life, self.paused, self.folds) = (None, false, false);
+        (self.snapshot, self.folded) = (Arc::default(), Members::new());
+        self.asked.clear();
+        self.held.clear();
+        self.work.clear();
+        self.peers = peers;
+        for machine in self.machines.values_mut() {
+            machine.slots = Arc::default();
+            (machine.state, machine.class) = (MachineState::Stopped, LoadClass::BelowSoft);
+            machine.life += 1;
+        }
+    }
+
+    /// Folds what is new into the snapshot, as `skein_cluster::publish` does; whether anything was.
+    pub(crate) fn fold(
+        &mut self,
+        now: Micros,
+        members: &Members,
+        registry: (u64, Arc<State>),
+        configs: Vec<(ConfigHash, Arc<MachineConfig>)>,
+    ) -> bool {
+        let known = |number, facts| self.folded.get(number).is_some_and(|known| Arc::ptr_eq(known, facts));
+        let nodes = members.iter().filter(|(number, facts)| !known(*number, *facts));
+        let nodes: Vec<_> = nodes.map(|(_, facts)| facts.as_ref().clone()).collect();
+        let same = registry.0 == self.snapshot.applied && Arc::ptr_eq(&registry.1, &self.snapshot.registry);
+        let registry = (!same).then_some(registry);
+        if registry.is_none() && nodes.is_empty() && configs.is_empty() {
+            return false;
+        }
+        self.folded = members.clone();
+        let changes = Changes { registry, nodes, configs, now_ms: self.unix_ms(now) };
+        self.snapshot = Arc::new(fold(&self.snapshot, changes));
+        true
+    }
+
+    /// The snapshot that comes of everything at once.
+    pub(crate) fn from_nothing(&self) -> Snapshot {
+        let changes = Changes {
+            now_ms: 0,
+            registry: Some((self.snapshot.applied, Arc::clone(&self.snapshot.registry))),
+            nodes: self.folded.values().map(|facts| facts.as_ref().clone()).collect(),
+            configs: self.snapshot.configs.iter().map(|(hash, config)| (*hash, Arc::clone(config))).collect(),
+        };
+        fold(&Snapshot::default(), changes)
+    }
+}
+
+/// A snapshot as it is compared; the class of a load changes with every request and is left out
+/// unless `whole`.
+pub(crate) fn view(snapshot: &Snapshot, whole: bool) -> View {
+    let mut view = View::default();
+    for (number, node) in &snapshot.nodes {
+        let claim = |record: &Record| {
+            let Record { state, healthy, cordoned, load, version, .. } = record;
+            let load = if whole { load.clone() } else { LoadClass::BelowSoft };
+            format!("{state:?} healthy {healthy} cordoned {cordoned} {load:?} {version}")
+        };
+        let machines = node.machines.iter().map(|(id, machine)| (*id, claim(&machine.record)));
+        view.nodes.insert(*number, (node.alive, node.record.draining, machines.collect()));
+    }
+    for (id, app) in &snapshot.apps {
+        view.apps.insert(*id, app.machines.keys().copied().collect());
+    }
+    view
+}

@@ -1,0 +1,599 @@
+//! The world: all nodes on one clock and one network, and what happens to them.
+//!
+//! Everything random comes from children of one seed, everything iterated is ordered, so one seed
+//! makes one run. After each event what was observed is judged by [`invariants`](crate::invariants).
+
+mod apply;
+mod edge;
+mod worker;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use skein_core::code::ErrorCode;
+use skein_core::machine::MachineConfig;
+use skein_core::random::Seed;
+use skein_core::region::Regions;
+use skein_core::wire::RefuseReason;
+use skein_core::{AppId, ConfigHash, MachineId, NodeNumber, RegionCode};
+
+use crate::agenda::{Agenda, MS, Micros, SECOND};
+use crate::bare::{node_record, region_of};
+use crate::cluster::{self, Cluster};
+use crate::facts;
+use crate::gossip::{Gossiper, Params};
+use crate::invariants::{self, Verdict, Violation};
+use crate::net::{Class, Network};
+use crate::node::{Node, view};
+use crate::peers::{Clock, PROBE, Peers};
+use crate::reference::{NodeStatus, Reference};
+use crate::registry::{self, Registry};
+use crate::transition::Transition;
+
+/// The least time between two folds: the production's.
+const BATCH: Micros = 10 * MS;
+/// A request waits so long for a Machine to take it.
+const PATIENCE: Micros = 20 * SECOND;
+/// Views of gossip are equal so long after all is healed.
+const HEALED: Micros = 3 * SECOND;
+/// The registry's are then: an election may be under way.
+const AGREED: Micros = 7 * SECOND;
+
+/// What travels between nodes beside gossip and the registry.
+#[derive(Debug, Clone)]
+enum Packet {
+    Ping(Micros),
+    Pong(Micros),
+    Open(Open),
+    Admitted { request: u64, attempt: u32, load: u32 },
+    Refused { request: u64, attempt: u32, reason: RefuseReason, load: u32 },
+    Head { request: u64, attempt: u32, load: u32, instruction: Option<String> },
+    Reset { request: u64, attempt: u32, code: ErrorCode, reached_app: bool },
+    WantConfig(ConfigHash),
+    Config(ConfigHash, Arc<MachineConfig>),
+}
+
+/// A request on its way to a worker.
+#[derive(Debug, Clone)]
+pub(crate) struct Open {
+    request: u64,
+    attempt: u32,
+    hop: u32,
+    app: AppId,
+    machine: MachineId,
+    post: bool,
+    takes: Micros,
+    instruction: Option<String>,
+}
+
+/// What happens.
+#[derive(Debug, Clone)]
+enum Event {
+    Transition(usize),
+    Gossip(cluster::Event),
+    Registry(registry::Event),
+    Packet {
+        from: NodeNumber,
+        to: NodeNumber,
+        packet: Packet,
+    },
+    Fold(NodeNumber, u64),
+    Probe(NodeNumber, u64),
+    /// A Machine has finished with a work.
+    Served(NodeNumber, u64, u64),
+    /// A Machine's process is ready, or has ended.
+    Turned(NodeNumber, MachineId, u64),
+    /// A peer may be suspect to a request that waits for it.
+    Silent(NodeNumber, u64, u64, u32),
+    /// A request's patience is at its end.
+    Late(NodeNumber, u64, u64),
+    /// All is healed.
+    Mend,
+    /// Views of gossip are equal.
+    SeeEqual,
+    /// Those of the registry too.
+    AgreeEqual,
+}
+
+impl Event {
+    /// The node that must be awake for it.
+    fn node(&self) -> Option<NodeNumber> {
+        match self {
+            Self::Transition(_) | Self::Mend | Self::SeeEqual | Self::AgreeEqual => None,
+            Self::Gossip(event) => Some(event.node()),
+            Self::Registry(event) => Some(event.node()),
+            Self::Packet { to, .. } => Some(*to),
+            Self::Fold(node, _)
+            | Self::Probe(node, _)
+            | Self::Served(node, ..)
+            | Self::Turned(node, ..)
+            | Self::Silent(node, ..)
+            | Self::Late(node, ..) => Some(*node),
+        }
+    }
+}
+
+/// How a run is made.
+#[derive(Debug, Clone, Copy)]
+pub struct Setup {
+    /// How many nodes.
+    pub nodes: u8,
+    /// Every so many folds of a node are compared with the fold from nothing.
+    pub compare_every: u64,
+}
+
+impl Setup {
+    /// `nodes` nodes; up to 25 each fold is compared, above every tenth.
+    pub fn new(nodes: u8) -> Self {
+        Self { nodes: nodes.max(1), compare_every: if nodes <= 25 { 1 } else { 10 } }
+    }
+}
+
+/// What a run came to.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Requests that came.
+    pub requests: u64,
+    /// Those that an app answered.
+    pub answered: u64,
+    /// Those that failed with a cause.
+    pub failed: u64,
+    /// Those whose edge died.
+    pub orphaned: u64,
+    /// Decisions that were judged.
+    pub decisions: u64,
+    /// Snapshots.
+    pub folds: u64,
+}
+
+/// All nodes.
+pub struct World {
+    seed: Seed,
+    setup: Setup,
+    trace: Vec<(usize, (Micros, Transition))>,
+    agenda: Agenda<Event>,
+    clock: Arc<Clock>,
+    regions: Arc<Regions>,
+    places: Vec<(NodeNumber, RegionCode)>,
+    network: Network,
+    gossip: Cluster,
+    registry: Registry,
+    nodes: BTreeMap<NodeNumber, Node>,
+    /// What waits for nodes that stand still.
+    waiting: BTreeMap<NodeNumber, VecDeque<Event>>,
+    reference: Reference,
+    slots: BTreeMap<u8, (NodeNumber, MachineId)>,
+    arrived: BTreeMap<NodeNumber, Vec<(ConfigHash, Arc<MachineConfig>)>>,
+    lives: u64,
+    works: u64,
+    requests: u64,
+    mended: bool,
+    counts: Counts,
+    log: String,
+    violation: Option<Violation>,
+}
+
+impl std::fmt::Debug for World {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("World").field("now", &self.agenda.now()).finish_non_exhaustive()
+    }
+}
+
+impl World {
+    /// All nodes, started, with `trace` ahead of them; each transition has its place in the whole.
+    pub fn new(seed: &Seed, setup: Setup, trace: Vec<(usize, (Micros, Transition))>) -> Self {
+        let regions: Arc<Regions> = Arc::default();
+        let clock: Arc<Clock> = Arc::default();
+        let numbers = (1..=u32::from(setup.nodes)).map(NodeNumber);
+        let places: Vec<_> = numbers.map(|n| (n, region_of(&regions, NodeNumber(n.0 * 5)))).collect();
+        let mut network = Network::new(Arc::clone(&regions), seed.child("network"));
+        network.add(places.iter().copied());
+        let numbers = places.iter().map(|(number, _)| *number);
+        let (beginning, raft) = (facts::beginning(&places), registry::Params::default());
+        let registry = Registry::new(numbers, 3, beginning, raft, seed.child("registry"));
+        let node = |(number, region): &(NodeNumber, RegionCode)| {
+            let peers = Arc::new(Peers::new(*number, &places, &regions, &clock));
+            (*number, Node::new(*number, *region, peers))
+        };
+        let nodes = places.iter().map(node).collect();
+        let mut world = Self {
+            seed: seed.clone(),
+            setup,
+            agenda: Agenda::default(),
+            gossip: Cluster::new(Params::default().tick),
+            clock,
+            regions,
+            network,
+            registry,
+            nodes,
+            places,
+            waiting: BTreeMap::new(),
+            reference: Reference::default(),
+            slots: BTreeMap::new(),
+            arrived: BTreeMap::new(),
+            lives: 0,
+            works: 0,
+            requests: 0,
+            mended: false,
+            counts: Counts::default(),
+            log: String::new(),
+            violation: None,
+            trace,
+        };
+        for (number, _) in world.places.clone() {
+            world.start(number);
+        }
+        for (place, (_, (at, _))) in world.trace.iter().enumerate() {
+            world.agenda.at(*at, Event::Transition(place));
+        }
+        let end = world.end();
+        world.agenda.at(end, Event::Mend);
+        world
+    }
+
+    /// Lets all happen: the log, what it came to, and what did not hold, if anything.
+    pub fn run(mut self) -> (String, Counts, Option<Violation>) {
+        let end = self.end() + AGREED + PATIENCE + 10 * SECOND;
+        while self.violation.is_none() {
+            let Some(event) = self.agenda.next(end) else { break };
+            self.clock.set(self.agenda.now());
+            let asleep = event.node().filter(|number| self.nodes.get(number).is_some_and(|node| node.paused));
+            match asleep {
+                Some(number) => self.waiting.entry(number).or_default().push_back(event),
+                None => self.happen(event),
+            }
+        }
+        if self.violation.is_none() {
+            let held = self.nodes.values().find_map(|node| node.held.keys().next());
+            if let Some(request) = held {
+                let seen = format!("request {request} never ended");
+                self.violation = Some(Violation { invariant: "every request ends", seen });
+            }
+        }
+        if let Some(violation) = &self.violation {
+            let text = violation.to_string();
+            self.note(format_args!("VIOLATION {text}"));
+        }
+        let Counts { requests, answered, failed, orphaned, decisions, folds } = self.counts.clone();
+        self.note(format_args!(
+            "end: {requests} requests, {answered} answered, {failed} failed, {orphaned} orphaned, {decisions} decisions, {folds} folds"
+        ));
+        (self.log, self.counts, self.violation)
+    }
+
+    /// When all is healed.
+    fn end(&self) -> Micros {
+        self.trace.last().map_or(SECOND, |(_, (at, _))| *at) + SECOND
+    }
+
+    fn note(&mut self, what: std::fmt::Arguments<'_>) {
+        let now = self.agenda.now();
+        // Writing to a string does not fail.
+        let _ = writeln!(self.log, "{}.{:06} {what}", now / SECOND, now % SECOND);
+    }
+
+    fn judge(&mut self, verdict: Verdict) {
+        if let Err(violation) = verdict {
+            self.violation.get_or_insert(violation);
+        }
+    }
+
+    fn now(&self) -> Micros {
+        self.agenda.now()
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Transition(place) => {
+                if let Some((index, (_, transition))) = self.trace.get(place).copied() {
+                    self.note(format_args!("[{index}] {transition}"));
+                    self.apply(index, transition);
+                }
+            }
+            Event::Gossip(event) => {
+                if let cluster::Event::Arrive { from, to, .. } = &event {
+                    self.heard(*to, *from);
+                }
+                let mut later = Vec::new();
+                let changed = self.gossip.handle(self.agenda.now(), event, &mut self.network, &mut later);
+                self.put_gossip(later);
+                if let Some(number) = changed {
+                    self.fold_soon(number);
+                }
+            }
+            Event::Registry(event) => {
+                if let registry::Event::Arrive { from, to, .. } = &event {
+                    self.heard(*to, *from);
+                }
+                let mut effects = registry::Effects::default();
+                self.registry.handle(self.agenda.now(), event, &mut self.network, &mut effects);
+                self.put_registry(effects);
+            }
+            Event::Packet { from, to, packet } => {
+                if self.nodes.get(&to).is_some_and(|node| node.life.is_some()) {
+                    self.heard(to, from);
+                    self.packet(from, to, packet);
+                }
+            }
+            Event::Fold(number, life) if self.lives(number, life) => self.fold(number),
+            Event::Probe(number, life) if self.lives(number, life) => self.probe(number, life),
+            Event::Served(number, life, work) if self.lives(number, life) => self.served(number, work),
+            Event::Turned(number, machine, life) => self.turned(number, machine, life),
+            Event::Silent(number, life, request, attempt) if self.lives(number, life) => {
+                self.silent(number, request, attempt);
+            }
+            Event::Late(number, life, request) if self.lives(number, life) => self.late(number, request),
+            Event::Fold(..) | Event::Probe(..) | Event::Served(..) | Event::Silent(..) | Event::Late(..) => {}
+            Event::Mend => self.mend(),
+            Event::SeeEqual => self.see_equal(false),
+            Event::AgreeEqual => self.see_equal(true),
+        }
+    }
+
+    fn lives(&self, number: NodeNumber, life: u64) -> bool {
+        self.nodes.get(&number).is_some_and(|node| node.life == Some(life))
+    }
+
+    fn heard(&self, number: NodeNumber, from: NodeNumber) {
+        if let Some(peer) = self.nodes.get(&number).and_then(|node| node.peers.get(from)) {
+            peer.heard();
+        }
+    }
+
+    fn put_gossip(&mut self, later: cluster::Later) {
+        for (at, event) in later {
+            self.agenda.at(at, Event::Gossip(event));
+        }
+    }
+
+    fn put_registry(&mut self, effects: registry::Effects) {
+        for (at, event) in effects.later {
+            self.agenda.at(at, Event::Registry(event));
+        }
+        for number in effects.changed {
+            let now = self.now();
+            if let Some((_, state)) = self.registry.state(number) {
+                state.apps().for_each(|app| self.reference.app(now, app.id));
+            }
+            self.fold_soon(number);
+        }
+        for (number, request, answer) in effects.answers {
+            self.note(format_args!("registry at {number}: write {} is {answer:?}", request.0));
+        }
+    }
+
+    fn fold_soon(&mut self, number: NodeNumber) {
+        let now = self.now();
+        if let Some(node) = self.nodes.get_mut(&number)
+            && let Some(life) = node.life.filter(|_| !node.folds)
+        {
+            node.folds = true;
+            let at = node.next_fold.max(now);
+            self.agenda.at(at, Event::Fold(number, life));
+        }
+    }
+
+    fn fold(&mut self, number: NodeNumber) {
+        let now = self.now();
+        let (Some(node), Some(members)) = (self.nodes.get_mut(&number), self.gossip.members(number)) else {
+            return;
+        };
+        let Some(registry) = self.registry.state(number) else { return };
+        node.folds = false;
+        let before = Arc::clone(&node.snapshot);
+        let configs = self.arrived.remove(&number).unwrap_or_default();
+        if !node.fold(now, members, registry, configs) {
+            return;
+        }
+        node.next_fold = now + BATCH;
+        self.counts.folds += 1;
+        let after = Arc::clone(&node.snapshot);
+        let compare = after.version.is_multiple_of(self.setup.compare_every);
+        let from_nothing = compare.then(|| view(&node.from_nothing(), true));
+        for (other, was) in &before.nodes {
+            let is = after.nodes.get(other).map(|node| (node.generation, node.version));
+            let verdict = invariants::never_goes_back(number, *other, (was.generation, was.version), is);
+            self.judge(verdict);
+        }
+        if let Some(from_nothing) = from_nothing {
+            let verdict = invariants::folds_are_equal(number, &view(&after, true), &from_nothing);
+            self.judge(verdict);
+        }
+        self.want_configs(number);
+    }
+
+    fn want_configs(&mut self, number: NodeNumber) {
+        let now = self.now();
+        let Some(node) = self.nodes.get_mut(&number) else { return };
+        let missing = node.snapshot.missing_configs();
+        node.asked.retain(|hash, _| missing.iter().any(|(wanted, _)| wanted == hash));
+        let mut own = Vec::new();
+        let mut asks = Vec::new();
+        for (hash, of) in missing {
+            let (again, pause) = node.asked.get(&hash).copied().unwrap_or((0, 100 * MS));
+            if of == number {
+                let machine = node.machines.values().find(|machine| machine.hash == hash);
+                own.extend(machine.map(|machine| (hash, Arc::clone(&machine.config))));
+            } else if again <= now {
+                node.asked.insert(hash, (now + pause, (pause * 2).min(5 * SECOND)));
+                asks.push((of, hash));
+            }
+        }
+        if !own.is_empty() {
+            self.arrived.entry(number).or_default().extend(own);
+            self.fold_soon(number);
+        }
+        for (of, hash) in asks {
+            self.send(number, of, Packet::WantConfig(hash), 0);
+        }
+    }
+
+    /// Sends a packet, on a stream if it is not a probe; it arrives at `not_before` at the earliest.
+    fn send(&mut self, from: NodeNumber, to: NodeNumber, packet: Packet, not_before: Micros) -> Micros {
+        let now = self.now();
+        let class = match packet {
+            Packet::Ping(_) | Packet::Pong(_) => Class::Datagram,
+            _ => Class::Stream,
+        };
+        if !matches!(packet, Packet::Pong(_))
+            && let Some(peer) = self.nodes.get(&from).and_then(|node| node.peers.get(to))
+        {
+            peer.owes();
+        }
+        let arrivals = if from == to { vec![now] } else { self.network.send(now, from, to, class, 300) };
+        let mut last = not_before;
+        for at in arrivals {
+            last = at.max(not_before);
+            self.agenda.at(last, Event::Packet { from, to, packet: packet.clone() });
+        }
+        last
+    }
+
+    fn packet(&mut self, from: NodeNumber, to: NodeNumber, packet: Packet) {
+        match packet {
+            Packet::Ping(at) => drop(self.send(to, from, Packet::Pong(at), 0)),
+            Packet::Pong(at) => {
+                let now = self.now();
+                if let Some(peer) = self.nodes.get(&to).and_then(|node| node.peers.get(from)) {
+                    peer.measured(now - at);
+                }
+                self.connected(to, from);
+            }
+            Packet::Open(open) => self.open(to, from, open),
+            Packet::Admitted { request, attempt, load } => self.admitted(to, request, attempt, load),
+            Packet::Refused { request, attempt, reason, load } => {
+                self.refused(to, request, attempt, reason, load);
+            }
+            Packet::Head { request, attempt, load, instruction } => {
+                self.head(to, request, attempt, load, instruction);
+            }
+            Packet::Reset { request, attempt, code, reached_app } => {
+                self.reset(to, request, attempt, code, reached_app);
+            }
+            Packet::WantConfig(hash) => {
+                let machines = self.nodes.get(&to).map(|node| &node.machines);
+                let machine = machines.and_then(|all| all.values().find(|machine| machine.hash == hash));
+                if let Some(config) = machine.map(|machine| Arc::clone(&machine.config)) {
+                    self.send(to, from, Packet::Config(hash, config), 0);
+                }
+            }
+            Packet::Config(hash, config) => {
+                self.arrived.entry(to).or_default().push((hash, config));
+                self.fold_soon(to);
+            }
+        }
+    }
+
+    /// Starts a node that is dead.
+    fn start(&mut self, number: NodeNumber) {
+        let now = self.now();
+        self.lives += 1;
+        let life = self.lives;
+        let Some(node) = self.nodes.get_mut(&number).filter(|node| node.life.is_none()) else { return };
+        node.life = Some(life);
+        node.draining.store(false, std::sync::atomic::Ordering::Relaxed);
+        let rng = self.seed.child(&format!("gossip {number} {life}"));
+        let mut gossiper = Gossiper::new(number, life, Params::default(), rng);
+        gossiper.set_seeds(self.places.iter().map(|(number, _)| *number));
+        for machine in node.machines.values() {
+            gossiper.set_machine(node.record(machine));
+        }
+        gossiper.set_node(node_record(number, node.region));
+        let machines: Vec<MachineId> = node.machines.keys().copied().collect();
+        let mut later = Vec::new();
+        self.gossip.start(now, number, gossiper, &mut later);
+        self.put_gossip(later);
+        let mut effects = registry::Effects::default();
+        self.registry.start(now, number, &mut effects);
+        self.put_registry(effects);
+        self.agenda.after(PROBE, Event::Probe(number, life));
+        self.reference.node(now, number, NodeStatus { answers: true, draining: false });
+        for machine in machines {
+            self.boot(number, machine);
+        }
+    }
+
+    fn kill(&mut self, number: NodeNumber) {
+        let now = self.now();
+        let Some(node) = self.nodes.get_mut(&number).filter(|node| node.life.is_some()) else { return };
+        self.counts.orphaned += node.held.len() as u64;
+        let served: Vec<MachineId> = node.work.values().map(|work| work.machine).collect();
+        node.die(Arc::new(Peers::new(number, &self.places, &self.regions, &self.clock)));
+        let machines: Vec<MachineId> = node.machines.keys().copied().collect();
+        served.into_iter().for_each(|machine| self.reference.ends(now, machine));
+        self.gossip.kill(number);
+        self.registry.kill(number);
+        self.waiting.remove(&number);
+        self.arrived.remove(&number);
+        self.reference.node(now, number, NodeStatus { answers: false, draining: false });
+        for machine in machines {
+            if let Some(node) = self.nodes.get_mut(&number) {
+                node.publish(machine, &self.clock);
+            }
+            self.tell(number, machine);
+        }
+        self.trouble();
+    }
+
+    /// Heals all; views must become equal from now on.
+    fn mend(&mut self) {
+        self.note(format_args!("all is healed"));
+        self.mended = true;
+        self.heal();
+        for (number, _) in self.places.clone() {
+            self.pause(number, false);
+            self.start(number);
+        }
+        self.trouble();
+        self.agenda.after(HEALED, Event::SeeEqual);
+        self.agenda.after(AGREED, Event::AgreeEqual);
+    }
+
+    fn see_equal(&mut self, apps: bool) {
+        let mut truth = invariants::View::default();
+        for node in self.nodes.values() {
+            let claim = |machine: &crate::node::Machine| {
+                let record = node.record(machine);
+                let load = skein_core::load::LoadClass::BelowSoft;
+                format!(
+                    "{:?} healthy {} cordoned {} {load:?} {}",
+                    record.state, record.healthy, record.cordoned, record.version
+                )
+            };
+            let machines = node.machines.values().map(|machine| (machine.id, claim(machine)));
+            truth.nodes.insert(node.number, (true, node.drains(), machines.collect()));
+        }
+        if apps && let Some(leader) = self.registry.leader() {
+            let state = self.registry.state(leader).map(|(_, state)| state);
+            for app in state.iter().flat_map(|state| state.apps()) {
+                let machines = self.nodes.values().flat_map(|node| {
+                    let mine = node.machines.values().filter(|machine| machine.app == app.id);
+                    mine.map(|machine| (machine.id, node.number))
+                });
+                let mut machines: Vec<_> = machines.collect();
+                machines.sort_unstable();
+                truth.apps.insert(app.id, machines);
+            }
+        }
+        let views = self.nodes.values().map(|node| {
+            let mut view = view(&node.snapshot, false);
+            if !apps {
+                view.apps.clear();
+            }
+            (node.number, view)
+        });
+        let verdict = invariants::views_are_equal(&views.collect(), &truth);
+        self.note(format_args!("views are compared{}", if apps { ", the registry's too" } else { "" }));
+        self.judge(verdict);
+    }
+
+    /// Tells the reference model whether anything is broken now.
+    fn trouble(&mut self) {
+        let now = self.now();
+        let nodes = self.nodes.values().any(|node| node.life.is_none() || node.paused);
+        let tables = self.places.iter().filter_map(|(number, _)| self.network.table(*number));
+        let links = tables.map(|table| table.faults()).any(|faults| !faults.is_empty());
+        self.reference.broken(now, nodes || links);
+    }
+}

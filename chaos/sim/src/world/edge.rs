@@ -1,0 +1,285 @@
+//! The edge's side of requests: attempts are sent, and what comes of them is handed to the request.
+
+use skein_core::NodeNumber;
+use skein_core::code::ErrorCode;
+use skein_core::retry::Failure;
+use skein_core::wire::RefuseReason;
+
+use super::{Event, Open, Packet, World};
+use crate::agenda::SECOND;
+use crate::invariants;
+use crate::node::Attempt;
+use crate::peers::PROBE;
+use crate::request::{Aim, End, Outcome};
+
+/// A dial may take so long: backhaul's `dial_timeout`.
+const DIAL: u64 = 3 * SECOND;
+
+impl World {
+    /// Lets a request go on: its next attempt is made, or it ends.
+    pub(super) fn go_on(&mut self, edge: NodeNumber, request: u64) {
+        let Some(held) = self.nodes.get_mut(&edge).and_then(|node| node.held.get_mut(&request)) else {
+            return;
+        };
+        let end = held.running.go_on();
+        let (decided, aim) = {
+            let mut desk = held.running.desk.borrow_mut();
+            (std::mem::take(&mut desk.decided), desk.aim.take())
+        };
+        self.counts.decisions += decided.len() as u64;
+        for decided in decided {
+            let verdict = invariants::decided_well(&decided, &self.regions);
+            self.judge(verdict);
+        }
+        match (end, aim) {
+            (Some(end), _) => self.ended(edge, request, end),
+            (None, Some(aim)) => self.attempt(edge, request, aim),
+            (None, None) => {}
+        }
+    }
+
+    fn ended(&mut self, edge: NodeNumber, request: u64, end: End) {
+        let now = self.now();
+        let Some(held) = self.nodes.get_mut(&edge).and_then(|node| node.held.remove(&request)) else {
+            return;
+        };
+        let asked = held.running.asked.clone();
+        let desk = held.running.desk.borrow();
+        let code = match end {
+            End::Answered(machine) => {
+                self.counts.answered += 1;
+                self.note(format_args!("request {request} at {edge}: answered by {machine}"));
+                return;
+            }
+            End::NoApp => None,
+            End::Code(code) => Some(code),
+        };
+        self.counts.failed += 1;
+        let confirmed = self.reference.confirm(code, &asked, &desk, &self.regions, held.start, now);
+        let text = code.map_or("no app", ErrorCode::as_str);
+        match &confirmed {
+            Ok(cause) => self.note(format_args!("request {request} at {edge}: {text}, {cause}")),
+            Err(why) => self.note(format_args!("request {request} at {edge}: {text}, but {why}")),
+        }
+        let (cause, why) = match &confirmed {
+            Ok(cause) => (Some(*cause), ""),
+            Err(why) => (None, why.as_str()),
+        };
+        let verdict = invariants::failed_for_a_reason(request, code.unwrap_or(ErrorCode::PP01), cause, why);
+        self.judge(verdict);
+    }
+
+    fn attempt(&mut self, edge: NodeNumber, request: u64, aim: Aim) {
+        let now = self.now();
+        let Some(node) = self.nodes.get_mut(&edge) else { return };
+        let Some(held) = node.held.get_mut(&request) else { return };
+        let number = held.running.desk.borrow().attempts;
+        let connected = match node.peers.get(aim.node) {
+            Some(peer) => {
+                peer.uses();
+                peer.connected()
+            }
+            None => true,
+        };
+        let attempt = Attempt {
+            number,
+            node: aim.node,
+            estimate: aim.estimate.clone(),
+            admitted: false,
+            sent: connected,
+            alternatives: aim.alternatives,
+        };
+        held.attempt = Some(attempt);
+        let asked = &held.running.asked;
+        let open = Open {
+            request,
+            attempt: number,
+            hop: aim.hop,
+            app: aim.app,
+            machine: aim.machine,
+            post: asked.post,
+            takes: asked.takes,
+            // Only the first Machine that it comes to redirects it.
+            instruction: asked.instruction.clone().filter(|_| aim.hop == 0),
+        };
+        (held.open, held.tried) = (Some(open.clone()), now);
+        let life = node.life;
+        if connected {
+            self.send(edge, aim.node, Packet::Open(open), 0);
+        } else {
+            // A handshake first: the pong stands for its end.
+            self.send(edge, aim.node, Packet::Ping(now), 0);
+            if let Some(life) = life {
+                self.agenda.after(DIAL, Event::Silent(edge, life, request, number));
+            }
+        }
+        if aim.node != edge && aim.alternatives {
+            self.watch(edge, aim.node, request, number);
+        }
+    }
+
+    /// Looks at a peer when it could be suspect, for one who waits for it.
+    fn watch(&mut self, edge: NodeNumber, peer: NodeNumber, request: u64, attempt: u32) {
+        let Some(node) = self.nodes.get(&edge) else { return };
+        let at = node.peers.get(peer).and_then(|peer| peer.suspect_at()).unwrap_or(self.now());
+        if let Some(life) = node.life {
+            self.agenda.at(at, Event::Silent(edge, life, request, attempt));
+        }
+    }
+
+    /// A connection to a peer is up: what waited for it is sent.
+    pub(super) fn connected(&mut self, edge: NodeNumber, peer: NodeNumber) {
+        let Some(node) = self.nodes.get_mut(&edge) else { return };
+        let mut opens = Vec::new();
+        for held in node.held.values_mut() {
+            if let Some(attempt) =
+                held.attempt.as_mut().filter(|attempt| attempt.node == peer && !attempt.sent)
+            {
+                attempt.sent = true;
+                opens.extend(held.open.clone());
+            }
+        }
+        for open in opens {
+            self.send(edge, peer, Packet::Open(open), 0);
+        }
+    }
+
+    /// The attempt of that number, if it is the one under way.
+    fn under_way(&mut self, edge: NodeNumber, request: u64, number: u32) -> Option<&mut Attempt> {
+        let held = self.nodes.get_mut(&edge)?.held.get_mut(&request)?;
+        held.attempt.as_mut().filter(|attempt| attempt.number == number)
+    }
+
+    fn hand(&mut self, edge: NodeNumber, request: u64, outcome: Outcome) {
+        if let Some(held) = self.nodes.get_mut(&edge).and_then(|node| node.held.get_mut(&request)) {
+            held.attempt = None;
+            held.running.desk.borrow_mut().outcome = Some(outcome);
+            self.go_on(edge, request);
+        }
+    }
+
+    fn fail(&mut self, edge: NodeNumber, request: u64, failure: Failure, load: Option<u32>) {
+        self.note(format_args!("request {request} at {edge}: attempt failed, {failure:?}"));
+        self.hand(edge, request, Outcome::Failed { failure, load });
+    }
+
+    pub(super) fn admitted(&mut self, edge: NodeNumber, request: u64, number: u32, load: u32) {
+        let ms = self.clock.ms();
+        if let Some(attempt) = self.under_way(edge, request, number) {
+            attempt.admitted = true;
+            attempt.estimate.tell(load, ms);
+        }
+    }
+
+    pub(super) fn refused(
+        &mut self,
+        edge: NodeNumber,
+        request: u64,
+        number: u32,
+        reason: RefuseReason,
+        load: u32,
+    ) {
+        if self.under_way(edge, request, number).is_some_and(|attempt| !attempt.admitted) {
+            self.fail(edge, request, Failure::Refused(reason), Some(load));
+        }
+    }
+
+    pub(super) fn head(
+        &mut self,
+        edge: NodeNumber,
+        request: u64,
+        number: u32,
+        load: u32,
+        instruction: Option<String>,
+    ) {
+        if self.under_way(edge, request, number).is_some_and(|attempt| attempt.admitted) {
+            if let Some(instruction) = &instruction {
+                self.note(format_args!("request {request} at {edge}: fly-replay: {instruction}"));
+            }
+            self.hand(edge, request, Outcome::Answered { load, instruction });
+        }
+    }
+
+    pub(super) fn reset(
+        &mut self,
+        edge: NodeNumber,
+        request: u64,
+        number: u32,
+        code: ErrorCode,
+        reached_app: bool,
+    ) {
+        if self.under_way(edge, request, number).is_some() {
+            self.fail(edge, request, Failure::Broken { code, reached_app }, None);
+        }
+    }
+
+    /// A peer that a request waits for may be silent for too long by now.
+    pub(super) fn silent(&mut self, edge: NodeNumber, request: u64, number: u32) {
+        let now = self.now();
+        let Some(node) = self.nodes.get(&edge) else { return };
+        let Some(held) = node.held.get(&request) else { return };
+        let Some(attempt) = held.attempt.as_ref().filter(|attempt| attempt.number == number) else { return };
+        let Some(peer) = node.peers.get(attempt.node) else { return };
+        let (whom, alternatives, sent) = (attempt.node, attempt.alternatives, attempt.sent);
+        let suspect = peer.suspect_at().is_none();
+        let post = held.running.asked.post;
+        let dialled = !sent && now >= held.tried + DIAL;
+        if dialled || (!sent && alternatives && suspect) {
+            self.fail(edge, request, Failure::Unreachable, None);
+        } else if sent && alternatives && suspect && !post {
+            let failure = Failure::Broken { code: ErrorCode::PM02, reached_app: true };
+            self.fail(edge, request, failure, None);
+        } else if alternatives && !(sent && post) && !suspect {
+            self.watch(edge, whom, request, number);
+        }
+    }
+
+    /// Nobody took a request in time.
+    pub(super) fn late(&mut self, edge: NodeNumber, request: u64) {
+        let held = self.nodes.get(&edge).and_then(|node| node.held.get(&request));
+        let waits =
+            held.and_then(|held| held.attempt.as_ref()).map(|attempt| (attempt.admitted, attempt.sent));
+        match waits {
+            Some((false, true)) => {
+                self.fail(edge, request, Failure::Broken { code: ErrorCode::PM02, reached_app: true }, None);
+            }
+            Some((false, false)) => self.fail(edge, request, Failure::Unreachable, None),
+            Some((true, _)) | None => {}
+        }
+    }
+
+    /// Probes the peers that are in use, and gives up connections that are lost.
+    pub(super) fn probe(&mut self, number: NodeNumber, life: u64) {
+        let now = self.now();
+        self.agenda.after(PROBE, Event::Probe(number, life));
+        let Some(node) = self.nodes.get(&number) else { return };
+        let waits = |peer: NodeNumber| {
+            let edge = node.held.values().any(|held| held.attempt.as_ref().is_some_and(|a| a.node == peer));
+            edge || node.work.values().any(|work| work.from.0 == peer)
+        };
+        let (mut probed, mut lost) = (Vec::new(), Vec::new());
+        for (peer, signs) in node.peers.iter() {
+            if signs.probe(waits(peer)) {
+                probed.push(peer);
+            }
+            if signs.loses() {
+                lost.push(peer);
+            }
+        }
+        for peer in probed {
+            self.send(number, peer, Packet::Ping(now), 0);
+        }
+        for peer in lost {
+            let Some(node) = self.nodes.get(&number) else { return };
+            let broken = node.held.iter().filter(|(_, held)| {
+                held.attempt.as_ref().is_some_and(|attempt| attempt.node == peer && attempt.sent)
+            });
+            let broken: Vec<u64> = broken.map(|(request, _)| *request).collect();
+            for request in broken {
+                let failure = Failure::Broken { code: ErrorCode::PM02, reached_app: true };
+                self.fail(number, request, failure, None);
+            }
+        }
+        self.want_configs(number);
+    }
+}
