@@ -93,6 +93,8 @@ pub(crate) struct Attempt {
     pub(crate) admitted: bool,
     /// Whether it was sent: else it waits for a connection.
     pub(crate) sent: bool,
+    /// The life of its node that it was sent to.
+    pub(crate) life: Option<u64>,
     /// Whether another Machine could take it.
     pub(crate) alternatives: bool,
 }

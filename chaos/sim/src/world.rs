@@ -24,7 +24,7 @@ use crate::cluster::{self, Cluster};
 use crate::facts;
 use crate::gossip::{Gossiper, Params};
 use crate::invariants::{self, Verdict, Violation};
-use crate::net::{Class, Network};
+use crate::net::{Class, IDLE, Network};
 use crate::node::{Node, view};
 use crate::peers::{Clock, PROBE, Peers};
 use crate::reference::{NodeStatus, Reference};
@@ -33,6 +33,8 @@ use crate::transition::Transition;
 
 /// The least time between two folds: the production's.
 const BATCH: Micros = 10 * MS;
+/// How often a stream is tried again over a link that is cut.
+const AGAIN: Micros = 100 * MS;
 /// A request waits so long for a Machine to take it.
 const PATIENCE: Micros = 20 * SECOND;
 /// Views of gossip are equal so long after all is healed.
@@ -78,6 +80,14 @@ enum Event {
         to: NodeNumber,
         packet: Packet,
     },
+    /// A stream that a cut link holds back is tried again, until its connection is lost.
+    Again {
+        from: NodeNumber,
+        to: NodeNumber,
+        packet: Packet,
+        not_before: Micros,
+        since: Micros,
+    },
     Fold(NodeNumber, u64),
     Probe(NodeNumber, u64),
     /// A Machine has finished with a work.
@@ -104,6 +114,7 @@ impl Event {
             Self::Gossip(event) => Some(event.node()),
             Self::Registry(event) => Some(event.node()),
             Self::Packet { to, .. } => Some(*to),
+            Self::Again { from, .. } => Some(*from),
             Self::Fold(node, _)
             | Self::Probe(node, _)
             | Self::Served(node, ..)
@@ -316,6 +327,11 @@ impl World {
                     self.packet(from, to, packet);
                 }
             }
+            Event::Again { from, to, packet, not_before, since } => {
+                if self.nodes.get(&from).is_some_and(|node| node.life.is_some()) {
+                    self.pass(from, to, packet, not_before, since);
+                }
+            }
             Event::Fold(number, life) if self.lives(number, life) => self.fold(number),
             Event::Probe(number, life) if self.lives(number, life) => self.probe(number, life),
             Event::Served(number, life, work) if self.lives(number, life) => self.served(number, work),
@@ -335,10 +351,11 @@ impl World {
         self.nodes.get(&number).is_some_and(|node| node.life == Some(life))
     }
 
-    fn heard(&self, number: NodeNumber, from: NodeNumber) {
+    fn heard(&mut self, number: NodeNumber, from: NodeNumber) {
         if let Some(peer) = self.nodes.get(&number).and_then(|node| node.peers.get(from)) {
             peer.heard();
         }
+        self.met_another_life(number, from);
     }
 
     fn put_gossip(&mut self, later: cluster::Later) {
@@ -432,14 +449,30 @@ impl World {
     /// Sends a packet, on a stream if it is not a probe; it arrives at `not_before` at the earliest.
     fn send(&mut self, from: NodeNumber, to: NodeNumber, packet: Packet, not_before: Micros) -> Micros {
         let now = self.now();
-        let class = match packet {
-            Packet::Ping(_) | Packet::Pong(_) => Class::Datagram,
-            _ => Class::Stream,
-        };
         if !matches!(packet, Packet::Pong(_))
             && let Some(peer) = self.nodes.get(&from).and_then(|node| node.peers.get(to))
         {
             peer.owes();
+        }
+        self.pass(from, to, packet, not_before, now)
+    }
+
+    fn pass(
+        &mut self,
+        from: NodeNumber,
+        to: NodeNumber,
+        packet: Packet,
+        not_before: Micros,
+        since: Micros,
+    ) -> Micros {
+        let now = self.now();
+        let probe = matches!(packet, Packet::Ping(_) | Packet::Pong(_));
+        let class = if probe { Class::Datagram } else { Class::Stream };
+        if !probe && from != to && self.network.rule(from, to).cut {
+            if now - since < IDLE {
+                self.agenda.after(AGAIN, Event::Again { from, to, packet, not_before, since });
+            }
+            return not_before;
         }
         let arrivals = if from == to { vec![now] } else { self.network.send(now, from, to, class, 300) };
         let mut last = not_before;

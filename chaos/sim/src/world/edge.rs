@@ -71,6 +71,7 @@ impl World {
 
     fn attempt(&mut self, edge: NodeNumber, request: u64, aim: Aim) {
         let now = self.now();
+        let their_life = self.nodes.get(&aim.node).and_then(|node| node.life);
         let Some(node) = self.nodes.get_mut(&edge) else { return };
         let Some(held) = node.held.get_mut(&request) else { return };
         let number = held.running.desk.borrow().attempts;
@@ -87,6 +88,7 @@ impl World {
             estimate: aim.estimate.clone(),
             admitted: false,
             sent: connected,
+            life: their_life,
             alternatives: aim.alternatives,
         };
         held.attempt = Some(attempt);
@@ -129,18 +131,34 @@ impl World {
 
     /// A connection to a peer is up: what waited for it is sent.
     pub(super) fn connected(&mut self, edge: NodeNumber, peer: NodeNumber) {
+        let life = self.nodes.get(&peer).and_then(|node| node.life);
         let Some(node) = self.nodes.get_mut(&edge) else { return };
         let mut opens = Vec::new();
         for held in node.held.values_mut() {
             if let Some(attempt) =
                 held.attempt.as_mut().filter(|attempt| attempt.node == peer && !attempt.sent)
             {
-                attempt.sent = true;
+                (attempt.sent, attempt.life) = (true, life);
                 opens.extend(held.open.clone());
             }
         }
         for open in opens {
             self.send(edge, peer, Packet::Open(open), 0);
+        }
+    }
+
+    /// A peer that was started anew knows nothing of what an earlier life of it was sent: the new
+    /// connection takes the old one's place.
+    pub(super) fn met_another_life(&mut self, edge: NodeNumber, peer: NodeNumber) {
+        let life = self.nodes.get(&peer).and_then(|node| node.life);
+        let Some(node) = self.nodes.get(&edge) else { return };
+        let stale = |held: &crate::node::Held| {
+            held.attempt.as_ref().is_some_and(|a| a.node == peer && a.sent && a.life != life)
+        };
+        let stale: Vec<u64> = node.held.iter().filter(|(_, held)| stale(held)).map(|(id, _)| *id).collect();
+        for request in stale {
+            let failure = Failure::Broken { code: ErrorCode::PM02, reached_app: true };
+            self.fail(edge, request, failure, None);
         }
     }
 
