@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use imbl::OrdMap;
 use skein_cluster::local::Upstream;
+use skein_cluster::publish::Folder;
 use skein_cluster::{LocalMachine, Members};
 use skein_core::facts::State;
 use skein_core::load::{LoadClass, Permit, Slots};
@@ -135,6 +136,7 @@ pub(crate) struct Node {
     pub(crate) local: OrdMap<MachineId, Arc<LocalMachine>>,
     /// What it knows.
     pub(crate) snapshot: Arc<Snapshot>,
+    folder: Folder,
     folded: Members,
     /// When it may fold again.
     pub(crate) next_fold: Micros,
@@ -163,6 +165,7 @@ impl Node {
             machines: BTreeMap::new(),
             local: OrdMap::new(),
             snapshot: Arc::default(),
+            folder: Folder::new(Arc::default()),
             folded: Members::new(),
             next_fold: 0,
             folds: false,
@@ -224,6 +227,7 @@ impl Node {
     pub(crate) fn die(&mut self, peers: Arc<Peers>) {
         (self.life, self.paused, self.folds) = (None, false, false);
         (self.snapshot, self.folded) = (Arc::default(), Members::new());
+        self.folder = Folder::new(Arc::default());
         self.asked.clear();
         self.held.clear();
         self.work.clear();
@@ -235,7 +239,7 @@ impl Node {
         }
     }
 
-    /// Folds what is new into the snapshot, as `skein_cluster::publish` does; whether anything was.
+    /// Folds what is new into the snapshot; whether anything was.
     pub(crate) fn fold(
         &mut self,
         now: Micros,
@@ -243,18 +247,13 @@ impl Node {
         registry: (u64, Arc<State>),
         configs: Vec<(ConfigHash, Arc<MachineConfig>)>,
     ) -> bool {
-        let known = |number, facts| self.folded.get(number).is_some_and(|known| Arc::ptr_eq(known, facts));
-        let nodes = members.iter().filter(|(number, facts)| !known(*number, *facts));
-        let nodes: Vec<_> = nodes.map(|(_, facts)| facts.as_ref().clone()).collect();
-        let same = registry.0 == self.snapshot.applied && Arc::ptr_eq(&registry.1, &self.snapshot.registry);
-        let registry = (!same).then_some(registry);
-        if registry.is_none() && nodes.is_empty() && configs.is_empty() {
-            return false;
-        }
+        let now_ms = self.unix_ms(now);
         self.folded = members.clone();
-        let changes = Changes { registry, nodes, configs, now_ms: self.unix_ms(now) };
-        self.snapshot = Arc::new(fold(&self.snapshot, changes));
-        true
+        let folded = self.folder.step(members.clone(), registry, configs, now_ms);
+        if folded {
+            self.snapshot = Arc::new(self.folder.snapshot().clone());
+        }
+        folded
     }
 
     /// The snapshot that comes of everything at once.

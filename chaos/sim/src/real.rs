@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
+use skein_cluster::gossip::Membership;
 use skein_cluster::{Gossip, GossipConfig, GossipTransport, Members};
 use skein_core::NodeNumber;
 use skein_core::fault::LinkRule;
@@ -137,6 +138,11 @@ impl Real {
         }
     }
 
+    /// Lets so much virtual time pass.
+    pub async fn pass(&self, time: Duration) {
+        tokio::time::sleep(time).await;
+    }
+
     /// A node's gossip, when it runs.
     pub fn gossip(&self, number: NodeNumber) -> Option<Gossip> {
         lock(&self.post.nodes).get(&number).cloned()
@@ -161,7 +167,7 @@ impl Real {
         let config = GossipConfig::new(number, self.generation, Ulid(7));
         let wire = Wire { post: Arc::downgrade(&self.post), from: number };
         let gossip = Gossip::start(config, Arc::new(wire));
-        gossip.set_seeds((1..=self.count).map(NodeNumber));
+        gossip.set_seeds((1..=self.count).map(NodeNumber).collect());
         let said = gossip.set_node(&node_record(number, region_of(&self.regions, number)));
         debug_assert!(said.is_ok(), "a node's record is short");
         lock(&self.post.nodes).insert(number, gossip);

@@ -84,7 +84,7 @@ pub struct Message(Kind);
 #[derive(Debug, Clone)]
 enum Kind {
     Vote { term: u64, last: Place },
-    Voted { term: u64, granted: bool },
+    Voted { term: u64, granted: bool, last: Place },
     Append { term: u64, prev: Place, entries: Vec<Entry>, commit: usize, round: u64 },
     Appended { term: u64, matched: Option<usize>, round: u64 },
     Propose(Arc<Proposal>),

@@ -597,8 +597,9 @@ impl World {
             let machines = node.machines.values().map(|machine| (machine.id, claim(machine)));
             truth.nodes.insert(node.number, (true, node.drains(), machines.collect()));
         }
-        if apps && let Some(leader) = self.registry.leader() {
-            let state = self.registry.state(leader).map(|(_, state)| state);
+        if apps {
+            let states = self.places.iter().filter_map(|(number, _)| self.registry.state(*number));
+            let state = states.max_by_key(|(applied, _)| *applied).map(|(_, state)| state);
             for app in state.iter().flat_map(|state| state.apps()) {
                 let machines = self.nodes.values().flat_map(|node| {
                     let mine = node.machines.values().filter(|machine| machine.app == app.id);

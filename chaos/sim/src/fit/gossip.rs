@@ -1,6 +1,7 @@
 //! Gossip: how long a change takes, what it costs, how soon a death is known.
 
 use skein_cluster::Members;
+use skein_cluster::gossip::Membership;
 use skein_core::fault::LinkRule;
 use skein_core::random::Seed;
 use skein_core::{MachineId, NodeNumber, Random};

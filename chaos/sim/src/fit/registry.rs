@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use skein_cluster::registry::{BoxFuture, RaftTransport, Registry as Real, RegistryConfig};
+use skein_cluster::BoxFuture;
+use skein_cluster::registry::{RaftRegistry as Real, RaftTransport, Registry as _, RegistryConfig};
 use skein_core::random::Seed;
 use skein_core::region::Regions;
 use skein_core::{NodeNumber, Random};
@@ -113,7 +114,12 @@ struct Wire {
 }
 
 impl RaftTransport for Wire {
-    fn call(&self, to: NodeNumber, message: Bytes, timeout: Duration) -> BoxFuture<Result<Bytes, String>> {
+    fn call(
+        &self,
+        to: NodeNumber,
+        message: Bytes,
+        timeout: Duration,
+    ) -> BoxFuture<'static, Result<Bytes, String>> {
         let (hub, from) = (Arc::clone(&self.hub), self.from);
         let exchange = async move {
             // A dead node says nothing more.

@@ -28,6 +28,8 @@ pub(super) struct Replica {
     heard: Micros,
     /// Drawn once, when the node started.
     timeout: Micros,
+    /// Another voter is known to have more in its log.
+    outlogged: bool,
     /// As the leader: who passed a write on that does not count yet.
     pub(super) passed: BTreeMap<Ulid, NodeNumber>,
 }
@@ -80,6 +82,7 @@ impl Replica {
         (self.life, self.role, self.leader) = (Some(life), Role::Follower, None);
         (self.commit, self.heard, self.timeout) = (self.applied, now, timeout);
         self.passed.clear();
+        self.outlogged = false;
     }
 
     pub(super) fn leads(&self) -> bool {
@@ -88,7 +91,10 @@ impl Replica {
 
     /// How long no word may come until this node stands for election.
     fn patience(&self, lease: Micros) -> Micros {
-        if self.leader.is_some() { lease + self.timeout } else { self.timeout }
+        let loyal = if self.leader.is_some() { lease } else { 0 };
+        // One that cannot win lets the others go first: openraft's `smaller_log_timeout`.
+        let humble = if self.outlogged { 2 * lease } else { 0 };
+        self.timeout + loyal + humble
     }
 
     fn last(&self) -> Place {
@@ -278,11 +284,12 @@ impl Registry {
                 if granted {
                     (replica.voted, replica.heard) = (Some(from), now);
                 }
-                let kind = Kind::Voted { term: replica.term, granted };
+                let kind = Kind::Voted { term: replica.term, granted, last: replica.last() };
                 Self::send(now + disk, number, from, kind, network, effects);
             }
-            Kind::Voted { term, granted } => {
+            Kind::Voted { term, granted, last } => {
                 replica.meet(term);
+                replica.outlogged |= last > replica.last();
                 if let Role::Candidate(votes) = &mut replica.role
                     && granted
                     && term == replica.term
@@ -299,7 +306,7 @@ impl Registry {
                     return;
                 }
                 (replica.role, replica.leader) = (Role::Follower, Some(from));
-                replica.heard = now;
+                (replica.heard, replica.outlogged) = (now, false);
                 let fits = prev.1 <= replica.log.len() && replica.term_at(prev.1) == prev.0;
                 let written = fits && !entries.is_empty();
                 let matched = fits.then(|| {

@@ -183,7 +183,7 @@ impl World {
 
     pub(super) fn admitted(&mut self, edge: NodeNumber, request: u64, number: u32, load: u32) {
         let ms = self.clock.ms();
-        if let Some(attempt) = self.under_way(edge, request, number) {
+        if let Some(attempt) = self.under_way(edge, request, number).filter(|attempt| !attempt.admitted) {
             attempt.admitted = true;
             attempt.estimate.tell(load, ms);
         }
@@ -210,7 +210,8 @@ impl World {
         load: u32,
         instruction: Option<String>,
     ) {
-        if self.under_way(edge, request, number).is_some_and(|attempt| attempt.admitted) {
+        // A stream is in order: whoever answers has admitted before.
+        if self.under_way(edge, request, number).is_some() {
             if let Some(instruction) = &instruction {
                 self.note(format_args!("request {request} at {edge}: fly-replay: {instruction}"));
             }
