@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use skein_cluster::Members;
 use skein_cluster::gossip::push::{self, Peer};
+use skein_core::age::Confirmed;
 use skein_core::key::NodeRecord;
 use skein_core::random::Seed;
 use skein_core::record::Record;
@@ -126,6 +127,7 @@ struct Known {
     seen_heartbeat: (u64, u64),
     advanced: Option<Micros>,
     alive: bool,
+    confirmed: Arc<Confirmed>,
 }
 
 /// How a node's message is to be taken in, and when it looks at what it knows.
@@ -328,6 +330,12 @@ impl Gossiper {
                 // The first heartbeat may be an old one, told by somebody else.
                 known.advanced = (known.seen_heartbeat.1 > 0).then_some(now);
                 known.seen_heartbeat = heartbeat;
+                if known.advanced.is_some() || known.beats.live() {
+                    known.confirmed.confirm(now / MS + 1);
+                }
+            }
+            if *number == self.number {
+                known.confirmed.confirm(now / MS + 1);
             }
             let Some(record) = known.said.node() else { continue };
             let place = (known.said_generation, known.said.version());
@@ -345,6 +353,7 @@ impl Gossiper {
                     generation: place.0,
                     version: place.1,
                     alive,
+                    confirmed: Arc::clone(&known.confirmed),
                     machines: known.said.machines().clone(),
                 };
                 self.members.insert(*number, Arc::new(facts));

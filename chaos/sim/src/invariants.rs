@@ -76,6 +76,28 @@ pub fn never_goes_back(
     })
 }
 
+/// The age of facts about a node goes back only when the node has spoken: what counts as confirmed
+/// never becomes earlier, and of a node that lives and is heard all along it is never old.
+///
+/// # Errors
+/// [`Violation`].
+pub fn ages_are_true(
+    viewer: NodeNumber,
+    of: NodeNumber,
+    age: Duration,
+    before: Option<Duration>,
+    heard_all_along: bool,
+) -> Verdict {
+    const NAME: &str = "ages never go back";
+    // What was confirmed at a moment stays confirmed at least as late.
+    hold(before.is_none_or(|before| age <= before), NAME, || {
+        format!("node {viewer} knew node {of} confirmed {before:?} ago, and now {age:?} ago")
+    })?;
+    hold(!heard_all_along || age <= Duration::from_secs(5), NAME, || {
+        format!("node {viewer} hears node {of} all along, but its facts are {age:?} old")
+    })
+}
+
 /// A routable claim about a Machine, comparable between nodes: state, health, cordon, load class.
 pub type Claim = String;
 
@@ -146,6 +168,8 @@ pub struct Known {
     pub alive: bool,
     /// Its node is suspect.
     pub suspect: bool,
+    /// Time since its node last confirmed what is known of it.
+    pub age: Duration,
     /// Round trip to it.
     pub rtt: Duration,
     /// Believed load.
@@ -162,12 +186,9 @@ impl Known {
     }
 
     fn tier(&self) -> u8 {
-        match (self.alive, self.suspect) {
-            (true, false) => 0,
-            (true, true) => 1,
-            (false, false) => 2,
-            (false, true) => 3,
-        }
+        // Dead ones last, before them suspect ones, before them those known by old facts (LB-8).
+        let old = self.age > Duration::from_secs(5);
+        u8::from(!self.alive) * 4 + u8::from(self.suspect) * 2 + u8::from(old)
     }
 
     /// Load in parts of the soft limit, compared without fractions.

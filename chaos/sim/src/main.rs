@@ -35,6 +35,13 @@ enum Command {
         #[arg(long, value_delimiter = ',')]
         keep: Option<Vec<usize>>,
     },
+    /// Plants each bug in turn and finds it; exit code 1 when one is missed.
+    #[cfg(feature = "planted")]
+    Planted {
+        /// Seconds that one may take.
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+    },
     /// Measures the real chitchat and openraft and the models of them, side by side.
     Fit {
         /// How many nodes.
@@ -66,6 +73,8 @@ fn main() -> anyhow::Result<ExitCode> {
             let seed = seed.unwrap_or_else(|| Entropy::default().next_u64() >> 32);
             Ok(run(&Plan { seed, nodes, steps, keep }))
         }
+        #[cfg(feature = "planted")]
+        Command::Planted { seconds } => Ok(planted(std::time::Duration::from_secs(seconds))),
         Command::Fit { nodes, loss, changes, deaths, writes, leaders } => {
             let seed = Seed::new(1);
             heading();
@@ -106,4 +115,39 @@ fn run(plan: &Plan) -> ExitCode {
     }
     eprintln!("repeat it with: {}", short.command());
     ExitCode::FAILURE
+}
+
+/// Looks for each planted bug, seed after seed, and runs the seed that showed it without the bug.
+#[cfg(feature = "planted")]
+#[expect(clippy::print_stdout, reason = "what was found is what the command is for")]
+fn planted(each: std::time::Duration) -> ExitCode {
+    use skein_core::planted::{Bug, plant};
+    let mut missed = 0;
+    for bug in Bug::ALL {
+        let start = skein_cluster::clock::now();
+        let mut seed = 0;
+        let found = loop {
+            seed += 1;
+            plant(Some(bug));
+            let ran = Plan::new(seed).run();
+            plant(None);
+            if let Some(violation) = ran.violation {
+                break Some((ran.counts, violation));
+            }
+            if start.elapsed() > each {
+                break None;
+            }
+        };
+        let Some((counts, violation)) = found else {
+            println!("{}: MISSED in {seed} seeds", bug.as_str());
+            missed += 1;
+            continue;
+        };
+        println!("{}: found by seed {seed} at step {}: {violation}", bug.as_str(), counts.step);
+        if let Some(violation) = Plan::new(seed).run().violation {
+            println!("{}: seed {seed} fails without the bug too: {violation}", bug.as_str());
+            missed += 1;
+        }
+    }
+    if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -126,6 +126,8 @@ pub(crate) struct Node {
     pub(crate) life: Option<u64>,
     /// Whether it stands still.
     pub(crate) paused: bool,
+    /// When it last began to run, or to run on.
+    pub(crate) woke: Micros,
     /// Whether it takes nothing new.
     pub(crate) draining: Arc<AtomicBool>,
     /// How far its wall clock is off, in milliseconds.
@@ -160,6 +162,7 @@ impl Node {
             region,
             life: None,
             paused: false,
+            woke: 0,
             draining: Arc::default(),
             skew: 0,
             machines: BTreeMap::new(),

@@ -23,6 +23,9 @@ const SETTLE: Micros = 4 * SECOND;
 /// A peer's silence shows after so long at the latest.
 const SILENCE: Micros = 6 * SECOND;
 
+/// After so long without trouble whoever lives has been heard of by all.
+const CALM: Micros = 10 * SECOND;
+
 /// What is true of a Machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Status {
@@ -178,6 +181,11 @@ impl Reference {
             }
         }
         from
+    }
+
+    /// Whether nothing has been broken for so long that all must know of all.
+    pub fn calm(&self, now: Micros) -> bool {
+        now > CALM && !self.was_broken(now - CALM, now)
     }
 
     fn was_broken(&self, from: Micros, to: Micros) -> bool {

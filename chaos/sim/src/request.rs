@@ -277,6 +277,7 @@ fn known(app: &AppView, snapshot: &Snapshot, constraint: &Constraint, edge: &Edg
             routable: routable && !drains && service.is_some(),
             excluded: constraint.exclude.contains(&record.id),
             alive: node.is_some_and(|node| node.alive),
+            age: node.map_or(Duration::MAX, |node| node.confirmed.age(now_ms)),
             suspect: edge.peers.suspect(machine.node),
             rtt: edge.peers.rtt(machine.node),
             load,

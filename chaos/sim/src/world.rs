@@ -10,6 +10,7 @@ mod worker;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use skein_core::code::ErrorCode;
 use skein_core::machine::MachineConfig;
@@ -18,7 +19,7 @@ use skein_core::region::Regions;
 use skein_core::wire::RefuseReason;
 use skein_core::{AppId, ConfigHash, MachineId, NodeNumber, RegionCode};
 
-use crate::agenda::{Agenda, MS, Micros, SECOND};
+use crate::agenda::{Agenda, MS, Micros, SECOND, micros};
 use crate::bare::{node_record, region_of};
 use crate::cluster::{self, Cluster};
 use crate::facts;
@@ -142,7 +143,7 @@ impl Setup {
 }
 
 /// What a run came to.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counts {
     /// Requests that came.
     pub requests: u64,
@@ -156,6 +157,10 @@ pub struct Counts {
     pub decisions: u64,
     /// Snapshots.
     pub folds: u64,
+    /// The last transition, by its place in the whole.
+    pub step: usize,
+    /// When the run ended.
+    pub at: Micros,
 }
 
 /// All nodes.
@@ -174,6 +179,8 @@ pub struct World {
     /// What waits for nodes that stand still.
     waiting: BTreeMap<NodeNumber, VecDeque<Event>>,
     reference: Reference,
+    /// When a node last knew another's facts to be confirmed, by both.
+    confirmed: BTreeMap<(NodeNumber, NodeNumber), Micros>,
     slots: BTreeMap<u8, (NodeNumber, MachineId)>,
     arrived: BTreeMap<NodeNumber, Vec<(ConfigHash, Arc<MachineConfig>)>>,
     lives: u64,
@@ -221,6 +228,7 @@ impl World {
             places,
             waiting: BTreeMap::new(),
             reference: Reference::default(),
+            confirmed: BTreeMap::new(),
             slots: BTreeMap::new(),
             arrived: BTreeMap::new(),
             lives: 0,
@@ -266,7 +274,8 @@ impl World {
             let text = violation.to_string();
             self.note(format_args!("VIOLATION {text}"));
         }
-        let Counts { requests, answered, failed, orphaned, decisions, folds } = self.counts.clone();
+        self.counts.at = self.now();
+        let Counts { requests, answered, failed, orphaned, decisions, folds, .. } = self.counts;
         self.note(format_args!(
             "end: {requests} requests, {answered} answered, {failed} failed, {orphaned} orphaned, {decisions} decisions, {folds} folds"
         ));
@@ -299,6 +308,7 @@ impl World {
             Event::Transition(place) => {
                 if let Some((index, (_, transition))) = self.trace.get(place).copied() {
                     self.note(format_args!("[{index}] {transition}"));
+                    self.counts.step = index;
                     self.apply(index, transition);
                 }
             }
@@ -333,7 +343,10 @@ impl World {
                 }
             }
             Event::Fold(number, life) if self.lives(number, life) => self.fold(number),
-            Event::Probe(number, life) if self.lives(number, life) => self.probe(number, life),
+            Event::Probe(number, life) if self.lives(number, life) => {
+                self.see_ages(number);
+                self.probe(number, life);
+            }
             Event::Served(number, life, work) if self.lives(number, life) => self.served(number, work),
             Event::Turned(number, machine, life) => self.turned(number, machine, life),
             Event::Silent(number, life, request, attempt) if self.lives(number, life) => {
@@ -418,6 +431,26 @@ impl World {
             self.judge(verdict);
         }
         self.want_configs(number);
+    }
+
+    /// Looks at how old a node's facts are.
+    fn see_ages(&mut self, number: NodeNumber) {
+        let (now, ms) = (self.now(), self.clock.ms());
+        let Some(node) = self.nodes.get(&number) else { return };
+        let ages: Vec<_> =
+            node.snapshot.nodes.iter().map(|(of, known)| (*of, known.confirmed.age(ms))).collect();
+        let calm = self.reference.calm(now);
+        let awake = now > node.woke + 2 * SECOND;
+        for (of, age) in ages {
+            let before = self.confirmed.get(&(number, of)).map(|at| Duration::from_micros(now - at));
+            let verdict = invariants::ages_are_true(number, of, age, before, calm || (awake && of == number));
+            self.judge(verdict);
+            if age < Duration::MAX {
+                // Ages are whole milliseconds: the earliest moment that this one may mean.
+                let at = now.saturating_sub(micros(age) + MS);
+                self.confirmed.insert((number, of), at);
+            }
+        }
     }
 
     fn want_configs(&mut self, number: NodeNumber) {
@@ -524,7 +557,7 @@ impl World {
         self.lives += 1;
         let life = self.lives;
         let Some(node) = self.nodes.get_mut(&number).filter(|node| node.life.is_none()) else { return };
-        node.life = Some(life);
+        (node.life, node.woke) = (Some(life), now);
         node.draining.store(false, std::sync::atomic::Ordering::Relaxed);
         let rng = self.seed.child(&format!("gossip {number} {life}"));
         let mut gossiper = Gossiper::new(number, life, Params::default(), rng);
@@ -559,6 +592,7 @@ impl World {
         self.registry.kill(number);
         self.waiting.remove(&number);
         self.arrived.remove(&number);
+        self.confirmed.retain(|(viewer, _), _| *viewer != number);
         self.reference.node(now, number, NodeStatus { answers: false, draining: false });
         for machine in machines {
             if let Some(node) = self.nodes.get_mut(&number) {

@@ -112,6 +112,7 @@ impl World {
         if std::mem::replace(&mut node.paused, on) == on {
             return;
         }
+        node.woke = now;
         let draining = node.drains();
         self.reference.node(now, number, NodeStatus { answers: !on, draining });
         if !on {
