@@ -45,6 +45,22 @@ acceptance *args:
 testbed regions="iad,lhr,nrt" *args:
     cargo run --locked -- up --regions "$@"
 
+# The simulator: one seed (a fresh one, which is printed, when none is given). Its log is stdout.
+sim *args:
+    cargo run --locked --quiet -p skein-sim -- run "$@"
+
+# Each planted bug must be found by the simulator.
+sim-planted:
+    cargo run --locked --quiet -p skein-sim --features planted -- planted
+
+# The simulator's models beside the real chitchat and openraft; takes some minutes.
+sim-fit *args:
+    cargo run --release --locked --quiet -p skein-sim -- fit "$@"
+
+# The simulator's figures, as a table and a plot.
+sim-figures:
+    cargo run --release --locked --quiet -p skein-sim -- figures --out docs/performance
+
 # Measures the optimized program beside its peers; `just bench --help` lists the rows.
 bench *args:
     cargo build --release --locked -p skein -p skein-bench
@@ -96,5 +112,5 @@ deny:
     cargo deny --locked check bans licenses sources
 
 # What CI runs. The test runner's own summary is its last word.
-ci: lint deny
+ci: lint deny sim-planted
     NEXTEST_PROFILE=ci just test

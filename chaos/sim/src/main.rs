@@ -6,8 +6,8 @@ use clap::{Parser, Subcommand};
 use skein_cluster::entropy::Entropy;
 use skein_core::Random;
 use skein_core::random::Seed;
-use skein_sim::fit;
 use skein_sim::run::{Plan, shrink};
+use skein_sim::{figures, fit};
 
 /// Runs that finding the shortest trace may take.
 const SHRINKING: usize = 400;
@@ -42,6 +42,18 @@ enum Command {
         #[arg(long, default_value_t = 60)]
         seconds: u64,
     },
+    /// Writes the figures of gossip at several sizes and losses.
+    Figures {
+        /// The folder.
+        #[arg(long)]
+        out: std::path::PathBuf,
+        /// How many nodes.
+        #[arg(long, value_delimiter = ',', default_value = "25,100,500")]
+        nodes: Vec<u32>,
+        /// Shares of packets that are lost, in percent.
+        #[arg(long, value_delimiter = ',', default_value = "0,2,5")]
+        loss: Vec<f64>,
+    },
     /// Measures the real chitchat and openraft and the models of them, side by side.
     Fit {
         /// How many nodes.
@@ -75,6 +87,18 @@ fn main() -> anyhow::Result<ExitCode> {
         }
         #[cfg(feature = "planted")]
         Command::Planted { seconds } => Ok(planted(std::time::Duration::from_secs(seconds))),
+        Command::Figures { out, nodes, loss } => {
+            let mut figures = Vec::new();
+            for nodes in nodes {
+                for loss in &loss {
+                    figures.push(figures::figure(nodes, loss / 100.0, &Seed::new(1))?);
+                }
+            }
+            std::fs::create_dir_all(&out)?;
+            std::fs::write(out.join("simulator.md"), figures::table(&figures))?;
+            std::fs::write(out.join("simulator.svg"), figures::plot(&figures))?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Fit { nodes, loss, changes, deaths, writes, leaders } => {
             let seed = Seed::new(1);
             heading();

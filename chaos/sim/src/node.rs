@@ -260,7 +260,7 @@ impl Node {
     }
 
     /// The snapshot that comes of everything at once.
-    pub(crate) fn from_nothing(&self) -> Snapshot {
+    pub(crate) fn folded_from_nothing(&self) -> Snapshot {
         let changes = Changes {
             now_ms: 0,
             registry: Some((self.snapshot.applied, Arc::clone(&self.snapshot.registry))),
@@ -278,7 +278,7 @@ pub(crate) fn view(snapshot: &Snapshot, whole: bool) -> View {
     for (number, node) in &snapshot.nodes {
         let claim = |record: &Record| {
             let Record { state, healthy, cordoned, load, version, .. } = record;
-            let load = if whole { load.clone() } else { LoadClass::BelowSoft };
+            let load = if whole { *load } else { LoadClass::BelowSoft };
             format!("{state:?} healthy {healthy} cordoned {cordoned} {load:?} {version}")
         };
         let machines = node.machines.iter().map(|(id, machine)| (*id, claim(&machine.record)));

@@ -196,6 +196,10 @@ impl Reference {
     ///
     /// # Errors
     /// What would have to be so, and is not.
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "a code that nothing here leads to is wrong, new ones too"
+    )]
     pub fn confirm(
         &self,
         code: Option<ErrorCode>,

@@ -228,7 +228,7 @@ enum Kind {
 /// has no faults: there the reference model is strictest.
 pub fn generate(seed: &Seed, number: u64, nodes: u8, steps: usize) -> Trace {
     let mut rng = seed.child("transitions");
-    let kinds = if number % 3 == 0 { &WEIGHTS[..CALM] } else { &WEIGHTS[..] };
+    let kinds = if number.is_multiple_of(3) { &WEIGHTS[..CALM] } else { &WEIGHTS[..] };
     let mut trace = Vec::new();
     let mut at = 3_000 * MS;
     for app in 0..3 {

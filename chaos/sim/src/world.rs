@@ -420,7 +420,7 @@ impl World {
         self.counts.folds += 1;
         let after = Arc::clone(&node.snapshot);
         let compare = after.version.is_multiple_of(self.setup.compare_every);
-        let from_nothing = compare.then(|| view(&node.from_nothing(), true));
+        let from_nothing = compare.then(|| view(&node.folded_from_nothing(), true));
         for (other, was) in &before.nodes {
             let is = after.nodes.get(other).map(|node| (node.generation, node.version));
             let verdict = invariants::never_goes_back(number, *other, (was.generation, was.version), is);

@@ -187,10 +187,12 @@ impl World {
         let now = self.now();
         let Some(node) = self.nodes.get_mut(&number).filter(|node| node.life.is_some()) else { return };
         let Some(machine) = node.machines.get_mut(&id).filter(|machine| machine.life == life) else { return };
-        let next = match machine.state {
-            MachineState::Starting => MachineState::Started,
-            MachineState::Stopping => MachineState::Stopped,
-            _ => return,
+        let next = if machine.state == MachineState::Starting {
+            MachineState::Started
+        } else if machine.state == MachineState::Stopping {
+            MachineState::Stopped
+        } else {
+            return;
         };
         (machine.state, machine.since) = (next, now);
         self.tell(number, id);
@@ -299,7 +301,7 @@ impl World {
         };
         let target = match reply {
             Reply::App(app) => Some(facts::app_id(1 + u128::from(app % APPS))),
-            _ => None,
+            Reply::Plain | Reply::Region(_) | Reply::Instance(_) | Reply::Elsewhere => None,
         };
         let Some(node) = self.nodes.get_mut(&edge).filter(|node| node.life.is_some() && !node.paused) else {
             return;
