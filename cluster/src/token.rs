@@ -66,7 +66,9 @@ impl std::str::FromStr for JoinTokenText {
         let token: Self = codec::decode(&bytes).map_err(|error| match error {
             // It quotes what it read, which may be the secret.
             CodecError::Malformed(_) => InvalidToken::Damaged("malformed".to_owned()),
-            other => InvalidToken::Damaged(other.to_string()),
+            other @ (CodecError::Empty | CodecError::Version(_) | CodecError::TrailingBytes(_)) => {
+                InvalidToken::Damaged(other.to_string())
+            }
         })?;
         if token.seeds.is_empty() {
             return Err(InvalidToken::NoSeeds);

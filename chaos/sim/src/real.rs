@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
+use skein_cluster::Tasks;
 use skein_cluster::gossip::Membership;
 use skein_cluster::{Gossip, GossipConfig, GossipTransport, Members};
 use skein_core::NodeNumber;
@@ -166,7 +167,7 @@ impl Real {
         self.generation += 1;
         let config = GossipConfig::new(number, self.generation, Ulid(7));
         let wire = Wire { post: Arc::downgrade(&self.post), from: number };
-        let gossip = Gossip::start(config, Arc::new(wire));
+        let gossip = Gossip::start(config, Arc::new(wire), &Tasks::current());
         gossip.set_seeds((1..=self.count).map(NodeNumber).collect());
         let said = gossip.set_node(&node_record(number, region_of(&self.regions, number)));
         debug_assert!(said.is_ok(), "a node's record is short");

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use skein_cluster::BoxFuture;
+use skein_cluster::Tasks;
 use skein_cluster::registry::{RaftRegistry as Real, RaftTransport, Registry as _, RegistryConfig};
 use skein_core::random::Seed;
 use skein_core::region::Regions;
@@ -157,7 +158,8 @@ impl Cluster {
     async fn open(&self, number: NodeNumber) -> anyhow::Result<Real> {
         let path = self.dir.path().join(format!("{number}.redb"));
         let wire = Wire { hub: Arc::clone(&self.hub), from: number };
-        let registry = Real::open(RegistryConfig::new(number, path), Arc::new(wire)).await?;
+        let registry =
+            Real::open(RegistryConfig::new(number, path), Arc::new(wire), &Tasks::current()).await?;
         lock(&self.hub.registries).insert(number, registry.clone());
         Ok(registry)
     }
