@@ -178,7 +178,8 @@ mod tests {
             let runs = Arc::clone(&runs);
             Box::pin(async move {
                 runs.send_modify(|runs| *runs += 1);
-                match *runs.borrow() {
+                let run = *runs.borrow();
+                match run {
                     20 => Ok(()),
                     7 => panic!("as a library does that a peer sends nonsense"),
                     _ => Err("it broke".to_owned()),
