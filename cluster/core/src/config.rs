@@ -94,9 +94,9 @@ impl Loaded {
 pub fn load(text: impl AsRef<[u8]>, format: Format) -> Loaded {
     let bytes = text.as_ref();
     if bytes.len() > MAX_BYTES {
+        // How many more is not known to whoever stopped reading there.
         let message = format!(
-            "the file has {} bytes; a configuration has at most {MAX_BYTES}: is this the right file?",
-            bytes.len()
+            "the file has more than {MAX_BYTES} bytes, the most that a configuration has: is this the right file?"
         );
         return Loaded { config: None, app: None, diagnostics: vec![Diagnostic::at_start(message)] };
     }
