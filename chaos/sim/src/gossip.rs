@@ -168,6 +168,19 @@ pub struct Counts {
     pub deaths: u64,
 }
 
+impl Known {
+    fn report(&mut self, now: Micros, entry: &Digested) {
+        if entry.generation > self.generation {
+            // Another life of the node: its heartbeats are counted anew.
+            (self.generation, self.heartbeat) = (entry.generation, entry.heartbeat);
+            self.beats = Heartbeats::default();
+        } else if entry.generation == self.generation && entry.heartbeat > self.heartbeat {
+            self.heartbeat = entry.heartbeat;
+            self.beats.report(now);
+        }
+    }
+}
+
 impl Gossiper {
     /// A node that has heard of nobody.
     pub fn new(number: NodeNumber, generation: u64, params: Params, rng: Seed) -> Self {
@@ -405,16 +418,22 @@ impl Gossiper {
     }
 
     fn report(&mut self, now: Micros, digest: &Digest) {
-        for entry in digest.iter().filter(|entry| entry.number != self.number) {
-            let known = self.known.entry(entry.number).or_default();
-            if entry.generation > known.generation {
-                // Another life of the node: its heartbeats are counted anew.
-                (known.generation, known.heartbeat) = (entry.generation, entry.heartbeat);
-                known.beats = Heartbeats::default();
-            } else if entry.generation == known.generation && entry.heartbeat > known.heartbeat {
-                known.heartbeat = entry.heartbeat;
-                known.beats.report(now);
+        // Both are in the order of numbers.
+        let mut theirs = digest.iter().peekable();
+        let mut strangers = Vec::new();
+        for (number, known) in &mut self.known {
+            while let Some(stranger) = theirs.next_if(|entry| entry.number < *number) {
+                strangers.push(*stranger);
             }
+            if let Some(entry) = theirs.next_if(|entry| entry.number == *number)
+                && *number != self.number
+            {
+                known.report(now, entry);
+            }
+        }
+        strangers.extend(theirs.copied());
+        for stranger in strangers {
+            self.known.entry(stranger.number).or_default().report(now, &stranger);
         }
     }
 
