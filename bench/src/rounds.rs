@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::figure::Figure;
+use crate::figure::{Figure, SATURATED};
 use crate::load::Load;
 use crate::peer::Running;
 use crate::process;
 
 /// How long a program is warmed up before its first round.
 const WARM_UP: Duration = Duration::from_secs(1);
+/// Rounds are repeated when they were disturbed, up to so many for each that shall count.
+const TRIES: usize = 4;
 
 /// How much is measured.
 #[derive(Debug, Clone, Copy)]
@@ -49,35 +51,81 @@ impl Rounds {
         answered.map(drop)
     }
 
-    /// Requests per second that each program can take.
+    /// Requests per second that each program can take; also how many rounds do not count because
+    /// something else took the core of a program, or of the load.
     pub(crate) async fn saturate(
         self,
         programs: &[Running],
         load: impl Fn(&Running) -> Load,
-    ) -> anyhow::Result<Vec<Figure>> {
-        let mut shares = vec![Vec::new(); programs.len()];
-        let figures = self.run(programs, async |program, time| {
-            let before = (Instant::now(), program.cpu()?);
-            let answers = load(program).closed(time).await?;
-            let busy =
-                program.cpu()?.saturating_sub(before.1).as_secs_f64() / before.0.elapsed().as_secs_f64();
-            let index = programs.iter().position(|other| other.who == program.who).unwrap_or_default();
-            shares[index].push(busy);
-            Ok(answers.per_second())
+    ) -> anyhow::Result<(Vec<Figure>, usize)> {
+        for program in programs {
+            load(program).closed(WARM_UP.min(self.time)).await?;
+        }
+        let mut rounds: Vec<Vec<Sample>> = Vec::new();
+        while rounds.len() < self.count * TRIES
+            && rounds.iter().filter(|all| counts(all)).count() < self.count
+        {
+            let mut round = Vec::new();
+            for program in programs {
+                round.push(Sample::take(program, load(program), self.time).await?);
+            }
+            rounds.push(round);
+        }
+        let tried = rounds.len();
+        let rounds = chosen(rounds);
+        let disturbed = tried - rounds.len();
+        let figures = programs.iter().enumerate().map(|(index, program)| {
+            let of = |what: fn(&Sample) -> f64| {
+                rounds.iter().filter_map(move |round| Some(what(round.get(index)?)))
+            };
+            program.figure(of(|s| s.per_second).collect()).saturating(of(|s| s.core).collect())
         });
-        let figures = figures.await?;
-        Ok(figures
-            .into_iter()
-            .zip(shares)
-            .map(|(figure, shares)| {
-                // The first one is of the warm-up.
-                figure.saturating(shares.into_iter().skip(1).collect())
-            })
-            .collect())
+        Ok((figures.collect(), disturbed))
     }
+}
+
+/// One program in one round.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Sample {
+    per_second: f64,
+    /// The share of its core that the program used.
+    core: f64,
+}
+
+impl Sample {
+    async fn take(program: &Running, load: Load, time: Duration) -> anyhow::Result<Self> {
+        let (begin, before) = (Instant::now(), program.cpu()?);
+        let per_second = load.closed(time).await?.per_second();
+        let used = program.cpu()?.saturating_sub(before);
+        Ok(Self { per_second, core: used.as_secs_f64() / begin.elapsed().as_secs_f64() })
+    }
+}
+
+/// Whether every program used up its core: then nothing else did.
+fn counts(round: &[Sample]) -> bool {
+    round.iter().all(|sample| sample.core >= SATURATED)
+}
+
+/// The rounds that count; all of them when none does, for the figures to say why they are invalid.
+fn chosen(rounds: Vec<Vec<Sample>>) -> Vec<Vec<Sample>> {
+    let counting: Vec<_> = rounds.iter().filter(|round| counts(round)).cloned().collect();
+    if counting.is_empty() { rounds } else { counting }
 }
 
 /// What all processes of a program used.
 pub(crate) fn cpu(pids: &[u32]) -> anyhow::Result<Duration> {
     pids.iter().map(|pid| process::cpu(*pid)).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_round_counts_for_all_programs_or_for_none() {
+        let sample = |core| Sample { per_second: 1.0, core };
+        let (calm, noisy) = (vec![sample(0.97), sample(0.99)], vec![sample(0.60), sample(0.99)]);
+        assert_eq!(chosen(vec![noisy.clone(), calm.clone(), noisy.clone()]), [calm]);
+        assert_eq!(chosen(vec![noisy.clone()]), [noisy], "shown as invalid, not hidden");
+    }
 }

@@ -29,12 +29,13 @@ pub(super) async fn replay(args: &Args) -> anyhow::Result<Report> {
 
 async fn saturate(args: &Args, title: &'static str, peers: &[Peer]) -> anyhow::Result<Report> {
     let (_app, programs, skipped) = begin(args, peers).await?;
-    let figures =
+    let (figures, disturbed) =
         rounds(args).saturate(&programs, |program| load(args, program.address, path(program))).await?;
     if let (Some(into), Some(program)) = (&args.profile, programs.first()) {
         rounds(args).profile(program, load(args, program.address, path(program)), into).await?;
     }
-    Ok(Report::new(title, PER_SECOND, Better::Higher, settings(args)).with(figures, skipped).compared())
+    let settings = format!("{}; {disturbed} further rounds were disturbed and do not count", settings(args));
+    Ok(Report::new(title, PER_SECOND, Better::Higher, settings).with(figures, skipped).compared())
 }
 
 /// An open loop at half of what each program can take.
