@@ -1,5 +1,7 @@
 //! Organizations and tokens.
 
+use std::net::SocketAddr;
+
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -8,7 +10,7 @@ use skein_cluster::entropy::{self, Entropy};
 use skein_cluster::token::JoinTokenText;
 use skein_core::api::{CreateJoinToken, CreateOrg, CreateToken, JoinTokenJson, OrgJson, TokenJson};
 use skein_core::facts::{Command, JoinToken, Org, Scope, State as Facts, Token};
-use skein_core::{OrgId, TokenId};
+use skein_core::{NodeNumber, OrgId, TokenId};
 
 use crate::api::auth::{Caller, TokenText};
 use crate::api::body::{JsonBody, json, ok};
@@ -116,13 +118,10 @@ pub(super) async fn create_join_token(
     }
     let (node, snapshot) = (state.node(), state.node().reader.load());
     let alive = |number| snapshot.nodes.get(&number).is_some_and(|node| node.alive);
-    let facts = state.facts();
-    let mut members: Vec<_> = facts.nodes().filter(|member| alive(member.number)).collect();
-    // This node first: it knows the token already.
-    members.sort_by_key(|member| (member.number != node.number, member.number));
+    let own = (node.number, node.record.borrow().backhaul);
     let now_ms = clock::unix_ms();
     let text = JoinTokenText {
-        seeds: members.iter().take(SEEDS).map(|member| member.backhaul).collect(),
+        seeds: seeds(own, &state.facts(), alive),
         authority_sha256: node.identity.authority_sha256(),
         id: TokenId::generate(now_ms, &mut Entropy::default()),
         secret: entropy::secret(),
@@ -133,9 +132,40 @@ pub(super) async fn create_join_token(
     Ok(json(StatusCode::CREATED, &JoinTokenJson { token: text.to_string() }))
 }
 
+/// Where a new node asks: this node first, which knows the token already and whatever it knows of
+/// itself so far, then others that live.
+fn seeds(
+    (own, backhaul): (NodeNumber, SocketAddr),
+    facts: &Facts,
+    alive: impl Fn(NodeNumber) -> bool,
+) -> Vec<SocketAddr> {
+    let others = facts.nodes().filter(|member| member.number != own && alive(member.number));
+    std::iter::once(backhaul).chain(others.map(|member| member.backhaul)).take(SEEDS).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use skein_core::facts::{Fact, Node};
+
+    #[test]
+    fn a_join_token_names_this_node_even_before_it_knows_of_itself_and_then_who_lives() {
+        let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+        let own = (NodeNumber(1), at(1));
+        assert_eq!(seeds(own, &Facts::default(), |_| false), [at(1)]);
+        let node = |number: u32| {
+            Fact::Node(Node {
+                number: NodeNumber(number),
+                name: format!("iad-{number}").parse().unwrap(),
+                region: "iad".parse().unwrap(),
+                key: [number as u8; 32],
+                backhaul: at(number as u16),
+                joined_ms: 0,
+            })
+        };
+        let facts = Facts::from_facts([1, 2, 3].map(node));
+        assert_eq!(seeds(own, &facts, |number| number == NodeNumber(3)), [at(1), at(3)]);
+    }
 
     fn token(scope: Scope) -> Token {
         let id = TokenId(ulid::Ulid(1));
