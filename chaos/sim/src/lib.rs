@@ -2,7 +2,7 @@
 //! many nodes, on a virtual clock and a virtual network.
 //!
 //! One seed makes one run ([`run::Plan`]): what happens is data ([`transition`]), everything random
-//! is a child of the seed, everything iterated is ordered. A reference model ([`reference`]) is told
+//! is a child of the seed, everything iterated is ordered. A reference model ([`reference`](mod@reference)) is told
 //! everything at once, and [`invariants`] judge what is observed after every event. chitchat and
 //! openraft are replaced by models of them ([`gossip`], [`registry`]), which [`fit`] compares with the
 //! real ones.

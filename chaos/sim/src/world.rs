@@ -1,7 +1,7 @@
 //! The world: all nodes on one clock and one network, and what happens to them.
 //!
 //! Everything random comes from children of one seed, everything iterated is ordered, so one seed
-//! makes one run. After each event what was observed is judged by [`invariants`](crate::invariants).
+//! makes one run. After each event what was observed is judged by [`invariants`].
 
 mod apply;
 mod edge;

@@ -2,7 +2,7 @@
 //!
 //! Without the feature `planted`, which only the simulator's own build has, [`is`] is constantly
 //! false and nothing of this is left in the program; `tests/layout.rs` holds that no other crate
-//! asks for it. With it, one bug at a time can be [`plant`]ed while the program runs.
+//! asks for it. With it, one bug at a time can be planted (`plant`) while the program runs.
 
 /// A planted bug.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
