@@ -7,6 +7,7 @@ mod common;
 use std::time::Duration;
 
 use common::{Node, PATIENCE, create, exit, gone, with};
+use nix::sys::signal::{SigHandler, Signal, signal};
 use serde_json::json;
 use skein_cluster::Upstream;
 use skein_core::machine::MachineState::{Destroyed, LaunchFailed, Started, Stopped};
@@ -34,6 +35,20 @@ async fn a_machine_starts_writes_its_log_and_stops_at_its_signal() {
     let previous = node.machines.start_machine(id).await.unwrap();
     assert_eq!(previous, Stopped);
     node.reach(id, Started).await;
+    node.end().await;
+}
+
+/// What a shell runs in the background ignores SIGINT, and so would all that it starts.
+#[tokio::test]
+async fn a_machine_stops_at_its_signal_although_its_node_ignores_it() {
+    // For the whole test program, so every Machine of it is told apart from its node by this.
+    #[allow(unsafe_code, reason = "installs no handler")]
+    unsafe { signal(Signal::SIGINT, SigHandler::SigIgn) }.unwrap();
+    let node = Node::new().await;
+    let id = node.script(FOREVER, json!({})).await.id;
+    node.says(id, "up").await;
+    node.machines.stop(id, None, None).await.unwrap();
+    assert_eq!(exit(&node.reach(id, Stopped).await)["signal"], 2);
     node.end().await;
 }
 

@@ -108,11 +108,11 @@ use Continent::{Africa, AsiaPacific, Europe, NorthAmerica, SouthAmerica};
 #[rustfmt::skip]
 const TABLE: [Row; 18] = [
     ("ams", "Amsterdam, Netherlands",       52.31,    4.76, true,  Europe,       false),
-    ("arn", "Stockholm, Sweden",            59.65,   17.92, false, Europe,       false),
+    ("arn", "Stockholm, Sweden",            59.65,   17.92, true,  Europe,       false),
     ("bom", "Mumbai, India",                19.09,   72.87, true,  AsiaPacific,  false),
     ("cdg", "Paris, France",                49.01,    2.55, true,  Europe,       false),
     ("dfw", "Dallas, Texas (US)",           32.90,  -97.04, true,  NorthAmerica, true),
-    ("ewr", "Secaucus, NJ (US)",            40.69,  -74.17, false, NorthAmerica, true),
+    ("ewr", "Secaucus, NJ (US)",            40.69,  -74.17, true,  NorthAmerica, true),
     ("fra", "Frankfurt, Germany",           50.03,    8.57, true,  Europe,       false),
     ("gru", "Sao Paulo, Brazil",           -23.43,  -46.47, false, SouthAmerica, false),
     ("iad", "Ashburn, Virginia (US)",       38.95,  -77.46, true,  NorthAmerica, true),

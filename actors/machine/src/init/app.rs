@@ -58,6 +58,7 @@ fn spawn(launch: &Launch) -> io::Result<App> {
 /// In the new process, already as its user.
 fn before_exec(dir: &CString, init: Pid) -> io::Result<()> {
     unistd::setsid()?;
+    default_signals(1..=libc::SIGRTMAX());
     SigSet::all().thread_unblock()?;
     // Changing the user cleared it, executing keeps it: init's own violent death ends the process.
     prctl::set_pdeathsig(Signal::SIGKILL)?;
@@ -71,6 +72,16 @@ fn before_exec(dir: &CString, init: Pid) -> io::Result<()> {
         unistd::chdir(c"/")?;
     }
     Ok(())
+}
+
+/// Undoes whatever whoever started Skein did to these signals: a shell ignores SIGINT for what it runs
+/// in the background, and what is ignored stays so in all that is executed.
+pub(super) fn default_signals(signals: impl IntoIterator<Item = libc::c_int>) {
+    for signal in signals {
+        // KILL and STOP, and those that the C library keeps for itself, can't be changed.
+        #[allow(unsafe_code, reason = "installs no handler")]
+        let _before = unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
 }
 
 fn refusal(launch: &Launch, error: &io::Error) -> FromInit {

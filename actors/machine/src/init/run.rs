@@ -48,6 +48,8 @@ fn begin() -> io::Result<()> {
     let mut stream = take_stdin()?;
     let mut caught = SigSet::empty();
     for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT] {
+        // An ignored one would never arrive.
+        app::default_signals([signal as i32]);
         caught.add(signal);
     }
     caught.thread_block()?;
