@@ -84,7 +84,7 @@ pub(crate) struct RunArgs {
     /// Makes a new cluster
     #[arg(long, conflicts_with = "join", requires = "name")]
     bootstrap: bool,
-    /// Where its spans go, for example http://127.0.0.1:4317; may be repeated
+    /// Where its spans go: OTLP over gRPC, as to http://127.0.0.1:4317, or over HTTP where the URL ends in /v1/traces, as http://127.0.0.1:4318/v1/traces; may be repeated
     #[arg(long, value_name = "URL", value_parser = collector_url)]
     otlp: Vec<String>,
 }

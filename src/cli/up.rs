@@ -46,7 +46,7 @@ pub(crate) struct UpArgs {
     /// Share of requests that are traced, 0 to 1 [default: all up to 50 a second and node, 1 % of the rest]
     #[arg(long, value_name = "RATIO", value_parser = ratio)]
     trace_sample: Option<f64>,
-    /// Sends spans there too, for example http://127.0.0.1:4317; may be repeated
+    /// Sends spans there too: OTLP over gRPC, as to http://127.0.0.1:4317, or over HTTP where the URL ends in /v1/traces, as http://127.0.0.1:4318/v1/traces; may be repeated
     #[arg(long, value_name = "URL", value_parser = collector_url)]
     otlp: Vec<String>,
     /// Without the sample app

@@ -1,6 +1,7 @@
 //! What `up` says: progress, then what can be tried.
 
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -120,10 +121,30 @@ pub(super) async fn print(cluster: &ClusterJson, app: Option<&AppName>, json: bo
         endpoints = endpoint::endpoints(&client(cluster)?, &request).await.unwrap_or_default();
     }
     let host = app.map(|app| format!("{app}.localhost"));
-    lines(cluster, host.as_deref(), &endpoints).iter().try_for_each(|line| out::data(line))
+    lines(cluster, host.as_deref(), &endpoints, &program()).iter().try_for_each(|line| out::data(line))
 }
 
-pub(super) fn lines(cluster: &ClusterJson, host: Option<&str>, endpoints: &[EndpointJson]) -> Vec<String> {
+/// What to type for this program: its name where a shell finds it by that, else its path.
+fn program() -> String {
+    const NAME: &str = "skein";
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    if std::env::split_paths(&path).any(|dir| dir.join(NAME).is_file()) {
+        return NAME.to_owned();
+    }
+    let here = std::env::current_dir().unwrap_or_default();
+    let path = |exe: PathBuf| match exe.strip_prefix(&here) {
+        Ok(within) => format!("./{}", within.display()),
+        Err(_) => exe.display().to_string(),
+    };
+    std::env::current_exe().map_or_else(|_| NAME.to_owned(), path)
+}
+
+pub(super) fn lines(
+    cluster: &ClusterJson,
+    host: Option<&str>,
+    endpoints: &[EndpointJson],
+    program: &str,
+) -> Vec<String> {
     let mut nodes = Table::new(&["NODE", "REGION", "PROCESS", "API", "HTTP"]);
     // Any public address of the app will do; the IPv4 one comes first.
     let at = |name: &str| endpoints.iter().find(|endpoint| endpoint.node.as_str() == name);
@@ -150,12 +171,12 @@ pub(super) fn lines(cluster: &ClusterJson, host: Option<&str>, endpoints: &[Endp
             lines.push(format!("  curl -X POST -H 'Host: {host}' http://{}/", last.connect));
         }
     }
-    lines.push(format!("  skein{named} status"));
+    lines.push(format!("  {program}{named} status"));
     if cluster.nodes.len() > 1
         && let Some(node) = cluster.nodes.last()
     {
-        lines.push(format!("  skein{named} chaos inject kill {}", node.name));
+        lines.push(format!("  {program}{named} chaos inject kill {}", node.name));
     }
-    lines.push(format!("  skein down --name {}", cluster.name));
+    lines.push(format!("  {program} down --name {}", cluster.name));
     lines
 }

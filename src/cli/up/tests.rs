@@ -125,14 +125,15 @@ fn the_table_ends_with_commands_that_can_be_pasted() {
         &cluster(),
         Some("hello.localhost"),
         &[endpoint("iad-1", 4001), endpoint("nrt-1", 4002)],
+        "./target/debug/skein",
     );
     let text = lines.join("\n");
     for wanted in [
         "nrt-1  nrt     7        http://127.0.0.1:1  http://127.0.0.1:4002",
         "  curl -H 'Host: hello.localhost' http://127.0.0.1:4001/",
         "  curl -X POST -H 'Host: hello.localhost' http://127.0.0.1:4002/",
-        "  skein --cluster ci chaos inject kill nrt-1",
-        "  skein down --name ci",
+        "  ./target/debug/skein --cluster ci chaos inject kill nrt-1",
+        "  ./target/debug/skein down --name ci",
     ] {
         assert!(text.contains(wanted), "{wanted:?} is not in\n{text}");
     }
