@@ -147,7 +147,7 @@ impl Exchange {
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = self.target.clone();
         *request.headers_mut() = self.headers(Some(&span));
-        match seat.send(request).await {
+        match seat.send(request, core.worker.tasks()).await {
             Ok((response, load)) => {
                 let (head, body) = response.into_parts();
                 note_status(&span, head.status);
@@ -326,8 +326,8 @@ pub(crate) fn machine_span(trace: &Trace, method: &str, seat: &Seat) -> Trace {
     let span = trace.machine(method);
     span.set(attr::METHOD, || method.to_owned());
     span.set(attr::MACHINE, || seat.machine().to_string());
-    span.set(attr::SERVER_ADDRESS, || seat.address.ip().to_string());
-    span.set(attr::SERVER_PORT, || i64::from(seat.address.port()));
+    span.set(attr::SERVER_ADDRESS, || seat.address().ip().to_string());
+    span.set(attr::SERVER_PORT, || i64::from(seat.address().port()));
     span
 }
 

@@ -86,12 +86,13 @@ async fn http(
     {
         sender.send(word).await.map_err(PumpError::Stream)?;
     }
-    exchange(seat, request, word, span.as_ref(), sender).await
+    exchange(core, seat, request, word, span.as_ref(), sender).await
 }
 
 /// Sends the request to the Machine and its response to the edge, with the word that it was admitted
 /// if that is still to be said.
 async fn exchange(
+    core: &Core,
     seat: Seat,
     request: Request<RequestBody>,
     mut word: Option<Frame>,
@@ -99,7 +100,7 @@ async fn exchange(
     sender: &mut FrameSender,
 ) -> Result<(), PumpError> {
     let answered = {
-        let mut answered = pin!(seat.send(request));
+        let mut answered = pin!(seat.send(request, core.worker.tasks()));
         let mut late = pin!(tokio::time::sleep(WORD_WITHIN));
         loop {
             tokio::select! {

@@ -25,7 +25,8 @@ use tokio_util::task::TaskTracker;
 use crate::body::{BodyError, RequestBody};
 use crate::config::EdgeConfig;
 use crate::upstream::connect;
-use crate::upstream::pool::{Pool, Sender};
+use crate::upstream::driven::Driven;
+use crate::upstream::pool::Pool;
 
 #[derive(Debug)]
 pub(crate) struct Worker {
@@ -41,9 +42,8 @@ pub(crate) struct Worker {
 #[derive(Debug)]
 pub(crate) struct Seat {
     pub(crate) machine: Arc<LocalMachine>,
-    pub(crate) address: SocketAddr,
     permit: Permit,
-    sender: Sender,
+    connection: Driven,
     /// Whether the connection carried requests before.
     reused: bool,
     /// Where the connection goes afterwards; `None` for services that count connections.
@@ -126,17 +126,12 @@ impl Worker {
         let Admission { machine, service, permit } = self.admit(app, port, target, hops)?;
         let (address, pooled) = endpoint(&machine, service, permit.in_flight())?;
         let pool = pooled.then(|| Arc::clone(&self.pool));
-        if let Some(pool) = &pool {
-            while let Some(mut sender) = pool.take(address, clock::now()) {
-                if sender.ready().await.is_ok() {
-                    let pool = Some(Arc::clone(pool));
-                    return Ok(Seat { machine, address, permit, sender, reused: true, pool });
-                }
-            }
+        if let Some(connection) = pool.as_ref().and_then(|pool| pool.take(address, clock::now())) {
+            return Ok(Seat { machine, permit, connection, reused: true, pool });
         }
         // Seldom needed, and large.
-        match Box::pin(connect::http1(address, self.connect_timeout, self.max_head, &self.tasks)).await {
-            Ok(sender) => Ok(Seat { machine, address, permit, sender, reused: false, pool }),
+        match Box::pin(connect::http1(address, self.connect_timeout, self.max_head)).await {
+            Ok(connection) => Ok(Seat { machine, permit, connection, reused: false, pool }),
             Err(code) => {
                 Err(Refused { reason: RefuseReason::Connect(code), age_ms: 0, load: permit.in_flight() - 1 })
             }
@@ -183,18 +178,25 @@ impl Seat {
         self.permit.in_flight()
     }
 
-    /// Sends the request and waits for the response's head; also says what was in flight then.
+    /// The Machine's address.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.connection.address()
+    }
+
+    /// Sends the request and waits for the response's head; also says what was in flight then. `tasks`
+    /// sends the rest of a request whose response comes first.
     ///
     /// # Errors
     /// [`Failure`]; the slot is given back.
     pub(crate) async fn send(
         mut self,
         mut request: Request<RequestBody>,
+        tasks: &TaskTracker,
     ) -> Result<(Response<MachineBody>, u32), Failure> {
         // Whatever the client spoke: the Machine gets HTTP/1.1.
         *request.version_mut() = Version::HTTP_11;
         let request_done = request.body().done();
-        let response = self.sender.try_send_request(request).await.map_err(|mut error| {
+        let response = self.connection.send(request).await.map_err(|mut error| {
             let unsent = error.take_message().is_some();
             failure(&error.into_error(), !unsent, self.reused)
         })?;
@@ -202,14 +204,23 @@ impl Seat {
         let (head, incoming) = response.into_parts();
         // A connection that answered HTTP/1.0 is never used again (SPEC HTTP-10).
         let reusable = head.version == Version::HTTP_11;
-        let sender = Some(self.sender).filter(|_| reusable && self.pool.is_some());
-        let rest = Rest { permit: self.permit, sender, address: self.address, pool: self.pool, request_done };
+        let mut connection = self.connection;
+        if !is_done(request_done.as_ref()) {
+            connection.detach(tasks);
+        }
+        let pool = self.pool.filter(|_| reusable);
+        let rest = Rest { permit: self.permit, connection, pool, request_done };
         let mut body = MachineBody { incoming, rest: Some(rest) };
         if body.incoming.is_end_stream() {
             body.complete();
         }
         Ok((Response::from_parts(head, body), load))
     }
+}
+
+/// Whether a request's body, if any, was sent.
+fn is_done(request: Option<&Arc<AtomicBool>>) -> bool {
+    request.is_none_or(|done| done.load(Ordering::Acquire))
 }
 
 fn failure(error: &hyper::Error, sent: bool, reused: bool) -> Failure {
@@ -235,19 +246,18 @@ pub(crate) struct MachineBody {
 #[derive(Debug)]
 struct Rest {
     permit: Permit,
-    sender: Option<Sender>,
-    address: SocketAddr,
+    connection: Driven,
+    /// Where the connection goes, if it may.
     pool: Option<Arc<Pool>>,
     request_done: Option<Arc<AtomicBool>>,
 }
 
 impl MachineBody {
     fn complete(&mut self) {
-        let Some(Rest { permit, sender, address, pool, request_done }) = self.rest.take() else { return };
+        let Some(Rest { permit, connection, pool, request_done }) = self.rest.take() else { return };
         drop(permit);
-        let request_done = request_done.is_none_or(|done| done.load(Ordering::Acquire));
-        if let (Some(sender), Some(pool), true) = (sender, pool, request_done) {
-            pool.give(address, sender, clock::now());
+        if let (Some(pool), true) = (pool, is_done(request_done.as_ref())) {
+            pool.give(connection, clock::now());
         }
     }
 }
@@ -260,7 +270,12 @@ impl Body for MachineBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
+        let this = &mut *self;
+        let polled = match &mut this.rest {
+            Some(rest) => rest.connection.poll_body(&mut this.incoming, cx),
+            None => Pin::new(&mut this.incoming).poll_frame(cx),
+        };
+        match ready!(polled) {
             Some(Ok(frame)) => {
                 if self.incoming.is_end_stream() {
                     self.complete();

@@ -7,10 +7,9 @@ use std::time::Duration;
 use hyper_util::rt::TokioIo;
 use skein_core::code::ErrorCode;
 use tokio::net::TcpStream;
-use tokio_util::task::TaskTracker;
 
 use crate::joined::Joined;
-use crate::upstream::pool::Sender;
+use crate::upstream::driven::Driven;
 
 /// A TCP connection to a Machine.
 ///
@@ -26,7 +25,7 @@ pub(crate) async fn tcp(address: SocketAddr, timeout: Duration) -> Result<TcpStr
     Ok(stream)
 }
 
-/// A connection that speaks HTTP/1.1; `tasks` owns the task that drives it.
+/// A connection that speaks HTTP/1.1.
 ///
 /// # Errors
 /// The code that names what happened.
@@ -34,8 +33,7 @@ pub(crate) async fn http1(
     address: SocketAddr,
     timeout: Duration,
     max_head: usize,
-    tasks: &TaskTracker,
-) -> Result<Sender, ErrorCode> {
+) -> Result<Driven, ErrorCode> {
     let stream = tcp(address, timeout).await?;
     let (sender, connection) = hyper::client::conn::http1::Builder::new()
         .max_buf_size(max_head.max(8192))
@@ -43,13 +41,7 @@ pub(crate) async fn http1(
         .handshake(TokioIo::new(Joined(stream)))
         .await
         .map_err(|_| ErrorCode::PC06)?;
-    tasks.spawn(async move {
-        if let Err(error) = connection.await {
-            // The request on it met the same error and answers for it.
-            tracing::debug!(%address, %error, "connection to a Machine ended");
-        }
-    });
-    Ok(sender)
+    Ok(Driven::new(sender, Box::pin(connection.with_upgrades()), address))
 }
 
 fn code(error: &std::io::Error) -> ErrorCode {

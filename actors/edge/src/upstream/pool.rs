@@ -1,7 +1,8 @@
 //! Unused connections to Machines, kept a short time for `requests` type services (SPEC HTTP-10).
 //!
 //! One shard per thread: a thread takes what it gave, and a shard's lock is as good as free. Shards
-//! are shared so that an owner's task can sweep them. The lock is held for a push or a pop.
+//! are shared so that an owner's task can sweep them. The lock is held for a push, a pop, or a look at
+//! what happened to a connection meanwhile.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -10,14 +11,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use hyper::client::conn::http1::SendRequest;
 use skein_cluster::clock;
 use tokio_util::task::TaskTracker;
 
-use crate::body::RequestBody;
-
-/// The way into a connection.
-pub(crate) type Sender = SendRequest<RequestBody>;
+use crate::upstream::driven::Driven;
 
 /// Unused connections per address and shard; further ones are closed.
 const MAX_IDLE: usize = 256;
@@ -31,7 +28,7 @@ pub(crate) struct Pool {
     sweeping: AtomicBool,
 }
 
-type Shard = BTreeMap<SocketAddr, Vec<(Instant, Sender)>>;
+type Shard = BTreeMap<SocketAddr, Vec<(Instant, Driven)>>;
 
 thread_local! {
     static SHARD: Cell<Option<usize>> = const { Cell::new(None) };
@@ -62,12 +59,12 @@ impl Pool {
 
     /// An open connection to `address` that was used a short time ago; the newest first, so that a
     /// burst's connections grow old together.
-    pub(crate) fn take(&self, address: SocketAddr, now: Instant) -> Option<Sender> {
+    pub(crate) fn take(&self, address: SocketAddr, now: Instant) -> Option<Driven> {
         self.with(Self::own(), |shard| {
             let idle = shard.get_mut(&address)?;
-            while let Some((since, sender)) = idle.pop() {
-                if !sender.is_closed() && now.saturating_duration_since(since) < self.idle {
-                    return Some(sender);
+            while let Some((since, mut connection)) = idle.pop() {
+                if now.saturating_duration_since(since) < self.idle && connection.is_open() {
+                    return Some(connection);
                 }
             }
             None
@@ -75,14 +72,14 @@ impl Pool {
     }
 
     /// Keeps a connection whose last exchange is complete.
-    pub(crate) fn give(self: &Arc<Self>, address: SocketAddr, sender: Sender, now: Instant) {
-        if sender.is_closed() {
+    pub(crate) fn give(self: &Arc<Self>, mut connection: Driven, now: Instant) {
+        if !connection.is_open() {
             return;
         }
         self.with(Self::own(), |shard| {
-            let idle = shard.entry(address).or_default();
+            let idle = shard.entry(connection.address()).or_default();
             if idle.len() < MAX_IDLE {
-                idle.push((now, sender));
+                idle.push((now, connection));
             }
         });
         if !self.sweeping.load(Ordering::Relaxed) && !self.sweeping.swap(true, Ordering::AcqRel) {
@@ -109,8 +106,8 @@ impl Pool {
         for index in 0..self.shards.len() {
             self.with(index, |shard| {
                 shard.retain(|_, idle| {
-                    idle.retain(|(since, sender)| {
-                        !sender.is_closed() && now.saturating_duration_since(*since) < self.idle
+                    idle.retain_mut(|(since, connection)| {
+                        now.saturating_duration_since(*since) < self.idle && connection.is_open()
                     });
                     !idle.is_empty()
                 });
