@@ -12,8 +12,13 @@ pub fn now() -> Instant {
 /// The monotonic clock of decisions (load estimates, ages of facts): milliseconds since its first
 /// use in this process, plus one, so never 0.
 pub fn monotonic_ms() -> u64 {
+    ms(now())
+}
+
+/// A reading of the monotonic clock as [`monotonic_ms`] tells it.
+pub fn ms(reading: Instant) -> u64 {
     static EPOCH: OnceLock<Instant> = OnceLock::new();
-    now().saturating_duration_since(*EPOCH.get_or_init(now)).as_millis() as u64 + 1
+    reading.saturating_duration_since(*EPOCH.get_or_init(now)).as_millis() as u64 + 1
 }
 
 /// The wall clock: milliseconds since 1970, 0 before that.

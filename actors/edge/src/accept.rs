@@ -45,24 +45,21 @@ impl Connections {
         let (core, ended, chain) = (Arc::clone(&self.core), self.ended.clone(), self.chain);
         self.tasks.spawn(async move {
             let _room = room;
-            let served = async {
-                match chain {
-                    HandlerChain::Http => connection::http(core, ends, stream).await,
-                    HandlerChain::Raw => {
-                        let passage = core.gate.enter();
-                        raw::connection(&core, ends, stream, &passage).await;
+            match chain {
+                HandlerChain::Http => connection::http(core, ends, stream, &ended).await,
+                HandlerChain::Raw => {
+                    let passage = core.gate.enter();
+                    tokio::select! {
+                        biased;
+                        () = ended.cancelled() => {}
+                        () = raw::connection(&core, ends, stream, &passage) => {}
                     }
-                    HandlerChain::TlsHttp
-                    | HandlerChain::Tls
-                    | HandlerChain::PgTls
-                    | HandlerChain::ProxyProto
-                    | HandlerChain::TlsProxyProto => {}
                 }
-            };
-            tokio::select! {
-                biased;
-                () = ended.cancelled() => {}
-                () = served => {}
+                HandlerChain::TlsHttp
+                | HandlerChain::Tls
+                | HandlerChain::PgTls
+                | HandlerChain::ProxyProto
+                | HandlerChain::TlsProxyProto => {}
             }
         });
     }

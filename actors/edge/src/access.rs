@@ -49,6 +49,7 @@ impl Drop for Access {
             self.connection.core.metrics.cut_off.fetch_add(1, Ordering::Relaxed);
         }
         self.connection.flush();
+        self.connection.watch.end();
         if let Some(status) = self.status {
             self.trace.set(attr::STATUS, || i64::from(status));
         }

@@ -53,6 +53,8 @@ pub(crate) struct Aim<'a> {
     /// Whether another Machine could take the request, on a node that answers: then a node that
     /// falls silent is given up.
     pub(crate) alternatives: bool,
+    /// When that was decided.
+    pub(crate) now: Instant,
 }
 
 /// What came of an attempt.
@@ -137,7 +139,7 @@ impl Exchange {
     /// Sends the request to a Machine of this node.
     pub(crate) async fn local(&self, core: &Core, aim: Aim<'_>, trace: &Trace) -> Outcome {
         let target = Target::Machine(aim.machine.record.id);
-        let seat = match core.worker.seat(aim.app, self.ends.public.port(), target, 0).await {
+        let seat = match core.worker.seat(aim.app, self.ends.public.port(), target, 0, aim.now).await {
             Ok(seat) => seat,
             Err(refused) => return Failed::refused(&refused),
         };

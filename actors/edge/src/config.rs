@@ -20,9 +20,11 @@ pub struct EdgeConfig {
     pub replay_budget: usize,
     /// The longest head of a request or response, in bytes: 64 KiB (SPEC HTTP-8).
     pub max_head: usize,
-    /// How long a client may take for the head of its next request, idle time included: 60 s
-    /// (SPEC HTTP-6).
+    /// How long a client may keep a connection without a request: 60 s (SPEC HTTP-6). Kept to a tenth
+    /// of the shorter one of this and `head_timeout`.
     pub keep_alive: Duration,
+    /// How long a client may take for a head that it began, or for the first one: 30 s (SPEC HTTP-9).
+    pub head_timeout: Duration,
     /// How long a request may take until a Machine is found for it, replays included: 60 s. A Machine
     /// that has it may take longer.
     pub route_timeout: Duration,
@@ -65,6 +67,7 @@ impl EdgeConfig {
             replay_budget: 256 << 20,
             max_head: 64 << 10,
             keep_alive: Duration::from_secs(60),
+            head_timeout: Duration::from_secs(30),
             route_timeout: Duration::from_secs(60),
             connect_timeout: Duration::from_secs(3),
             upstream_idle: Duration::from_secs(4),

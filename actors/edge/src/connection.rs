@@ -10,14 +10,18 @@ use std::task::{Context, Poll};
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
+use skein_core::headers::Origin;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
 
+use crate::bell::{First, beside};
 use crate::core::{Core, Passage};
 use crate::joined::Joined;
 use crate::metrics::AppCounters;
 use crate::request::handle;
+use crate::watch::{Limits, Watch};
 
 /// The two ends of a client's connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,17 +38,35 @@ pub(crate) struct Connection {
     pub(crate) core: Arc<Core>,
     pub(crate) ends: Ends,
     pub(crate) passage: Passage,
+    /// Made for the first request: most connections that only wait have none.
+    origin: OnceLock<Box<Origin>>,
     /// The app of the first request: bytes are counted for it.
     app: OnceLock<Arc<AppCounters>>,
     received: AtomicU64,
     sent: AtomicU64,
+    pub(crate) watch: Watch,
 }
 
 impl Connection {
     pub(crate) fn new(core: Arc<Core>, ends: Ends) -> Arc<Self> {
         let passage = core.gate.enter();
         let (received, sent) = (AtomicU64::new(0), AtomicU64::new(0));
-        Arc::new(Self { core, ends, passage, app: OnceLock::new(), received, sent })
+        Arc::new(Self {
+            core,
+            ends,
+            passage,
+            origin: OnceLock::new(),
+            app: OnceLock::new(),
+            received,
+            sent,
+            watch: Watch::default(),
+        })
+    }
+
+    /// What the headers of its requests say of it.
+    pub(crate) fn origin(&self) -> &Origin {
+        let Ends { client, public } = self.ends;
+        self.origin.get_or_init(|| Box::new(Origin::new(client, public, self.core.config.region)))
     }
 
     /// A request for this app came.
@@ -68,32 +90,52 @@ impl Drop for Connection {
     }
 }
 
-/// Serves HTTP/1.1 until the client leaves, is idle for too long, or the node drains.
-pub(crate) async fn http(core: Arc<Core>, ends: Ends, stream: TcpStream) {
+/// Why a connection ends that did not end by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// Its handler stopped, or a drain's deadline came.
+    Now,
+    /// A drain asks it to end after what it does.
+    Quiet,
+    /// Its client took too long.
+    Overdue,
+}
+
+/// Serves HTTP/1.1 until the client leaves or takes too long, the node drains, or `stopped`.
+pub(crate) async fn http(core: Arc<Core>, ends: Ends, stream: TcpStream, stopped: &CancellationToken) {
     // Only delays small writes if it fails.
     let _slower = stream.set_nodelay(true);
     let connection = Connection::new(Arc::clone(&core), ends);
-    let era = Arc::clone(connection.passage.era());
     let io = TokioIo::new(Joined(Counted { stream, connection: Arc::clone(&connection) }));
+    let serving = Arc::clone(&connection);
     let service = service_fn(move |request| {
-        let connection = Arc::clone(&connection);
+        let connection = Arc::clone(&serving);
         async move { Ok::<_, Infallible>(handle(&connection, request).await) }
     });
+    // Its own limit for a head sets a timer for each request; `Watch` has one for the connection.
     let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(core.config.keep_alive)
         .max_buf_size(core.config.max_head.max(8192))
         .max_header_size(core.config.max_head)
         .serve_connection(io, service);
     let mut served = pin!(served);
-    let ended = tokio::select! {
-        biased;
-        ended = served.as_mut() => ended,
-        () = era.quiet.cancelled() => {
+    let ended = match beside(served.as_mut(), end(&connection, stopped)).await {
+        First::Busy(ended) => ended,
+        First::Seldom(End::Now) => return,
+        First::Seldom(End::Overdue) => {
+            tracing::debug!(client = %ends.client, public = %ends.public, "the client took too long");
+            return;
+        }
+        First::Seldom(End::Quiet) => {
             served.as_mut().graceful_shutdown();
-            tokio::select! {
-                ended = served.as_mut() => ended,
-                () = era.forced.cancelled() => return,
+            let forced = async {
+                tokio::select! {
+                    () = stopped.cancelled() => {}
+                    () = connection.passage.era().forced.cancelled() => {}
+                }
+            };
+            match beside(served.as_mut(), forced).await {
+                First::Busy(ended) => ended,
+                First::Seldom(()) => return,
             }
         }
     };
@@ -104,6 +146,19 @@ pub(crate) async fn http(core: Arc<Core>, ends: Ends, stream: TcpStream) {
         } else {
             tracing::debug!(client = %ends.client, %error, "connection ended");
         }
+    }
+}
+
+/// Waits for a reason to end the connection.
+async fn end(connection: &Connection, stopped: &CancellationToken) -> End {
+    let era = connection.passage.era();
+    let config = &connection.core.config;
+    let limits = Limits { idle: config.keep_alive, head: config.head_timeout };
+    tokio::select! {
+        biased;
+        () = stopped.cancelled() => End::Now,
+        () = era.quiet.cancelled() => End::Quiet,
+        () = connection.watch.overdue(limits) => End::Overdue,
     }
 }
 
@@ -122,7 +177,11 @@ impl AsyncRead for Counted {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
-        self.connection.received.fetch_add((buf.filled().len() - before) as u64, Ordering::Relaxed);
+        let read = buf.filled().len() - before;
+        if read > 0 {
+            self.connection.received.fetch_add(read as u64, Ordering::Relaxed);
+            self.connection.watch.hear();
+        }
         polled
     }
 }

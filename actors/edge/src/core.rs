@@ -3,7 +3,7 @@
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use http::HeaderValue;
@@ -73,9 +73,9 @@ impl Core {
         candidate.machine.node != self.config.node || !self.worker.is_draining()
     }
 
-    /// What a decision reads now.
-    pub(crate) fn world<'s>(&'s self, snapshot: &'s Snapshot) -> World<'s> {
-        World { snapshot, proximity: &*self.peers, regions: &self.regions, now_ms: self.now_ms() }
+    /// What a decision reads.
+    pub(crate) fn world<'s>(&'s self, snapshot: &'s Snapshot, now: Instant) -> World<'s> {
+        World { snapshot, proximity: &*self.peers, regions: &self.regions, now_ms: clock::ms(now) }
     }
 
     /// Milliseconds on the clock of load estimates and ages; never 0.

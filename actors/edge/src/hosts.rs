@@ -1,6 +1,7 @@
 //! Which app a connection or request is for: by dedicated address, else by host name; and what its
 //! port does (SPEC PUB-3, PUB-4, PUB-5, PUB-7).
 
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -19,18 +20,38 @@ use crate::reply::Reply;
 ///
 /// # Errors
 /// [`Reply::BadHost`] when there is none, more than one, or an invalid one.
-pub(crate) fn host(uri: &Uri, headers: &HeaderMap) -> Result<String, Reply> {
+pub(crate) fn host<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Result<Cow<'a, str>, Reply> {
     let mut given = headers.get_all(HOST).iter();
     let header = match (given.next(), given.next()) {
         (Some(_), Some(_)) => return Err(Reply::BadHost),
-        (Some(host), None) => {
-            let authority = Authority::try_from(host.as_bytes()).map_err(|_| Reply::BadHost)?;
-            Some(authority).filter(|authority| !authority.as_str().contains('@'))
-        }
+        (Some(host), None) => Some(host.as_bytes()),
         (None, _) => None,
     };
+    if let (None, Some(host)) = (uri.authority(), header.and_then(plain)) {
+        return Ok(Cow::Borrowed(host));
+    }
+    let header = match header {
+        Some(host) => {
+            let authority = Authority::try_from(host).map_err(|_| Reply::BadHost)?;
+            Some(authority).filter(|authority| !authority.as_str().contains('@'))
+        }
+        None => None,
+    };
     let authority = uri.authority().cloned().or(header).ok_or(Reply::BadHost)?;
-    Ok(authority.host().trim_end_matches('.').to_ascii_lowercase())
+    let port = authority.as_str().strip_prefix(authority.host()).unwrap_or_default();
+    if authority.host().is_empty() || (!matches!(port, "" | ":") && authority.port().is_none()) {
+        return Err(Reply::BadHost);
+    }
+    Ok(Cow::Owned(authority.host().trim_end_matches('.').to_ascii_lowercase()))
+}
+
+/// The host of what most clients send: a name in lower case, perhaps a port.
+fn plain(given: &[u8]) -> Option<&str> {
+    let text = std::str::from_utf8(given).ok()?;
+    let (host, port) = text.split_once(':').unwrap_or((text, "80"));
+    let named = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.';
+    let valid = !host.is_empty() && !host.ends_with('.') && host.bytes().all(named);
+    (valid && port.parse::<u16>().is_ok() && !port.starts_with('+')).then_some(host)
 }
 
 /// The app that a request is for.
@@ -88,14 +109,15 @@ mod tests {
         for host in hosts {
             headers.append(HOST, HeaderValue::from_static(host));
         }
-        host(&uri.parse().unwrap(), &headers)
+        host(&uri.parse().unwrap(), &headers).map(Cow::into_owned)
     }
 
     #[test]
     fn a_request_names_one_host_and_case_port_and_final_dot_do_not_matter() {
         assert_eq!(host_of("/", &["Hello.LocalHost.:8080"]).unwrap(), "hello.localhost");
         assert_eq!(host_of("http://a.localhost/x", &["b.localhost"]).unwrap(), "a.localhost");
-        for bad in [&[][..], &["a", "a"], &["a b"], &["u@a"], &[""]] {
+        assert_eq!(host_of("/", &["hello.localhost:8080"]).unwrap(), "hello.localhost");
+        for bad in [&[][..], &["a", "a"], &["a b"], &["u@a"], &[""], &["a:x"], &["a:99999999"], &[":80"]] {
             assert_eq!(host_of("/", bad), Err(Reply::BadHost), "{bad:?}");
         }
     }

@@ -8,6 +8,7 @@ mod accept;
 mod access;
 mod actor;
 mod attempt;
+mod bell;
 mod body;
 mod client_body;
 mod config;
@@ -24,6 +25,7 @@ mod request;
 mod serve;
 mod trace;
 mod upstream;
+mod watch;
 mod worker;
 
 pub use config::{EdgeConfig, Sampling};

@@ -86,7 +86,7 @@ pub(crate) struct Metrics {
 impl Metrics {
     /// The counters of an app.
     pub(crate) fn app(&self, app: AppId) -> Arc<AppCounters> {
-        if let Some(counters) = self.apps.load_full().get(&app) {
+        if let Some(counters) = self.apps.load().get(&app) {
             return Arc::clone(counters);
         }
         let fresh = Arc::new(AppCounters::default());

@@ -123,7 +123,9 @@ impl Reply {
         {
             map.insert(LOCATION, location);
         }
-        headers::to_client(map, version, server, request_id, None);
+        // The id is ASCII.
+        let id = HeaderValue::from_str(request_id).unwrap_or(HeaderValue::from_static(""));
+        headers::to_client(map, version, server, &id, None);
         if matches!(self, Self::BadHost | Self::Connect | Self::Code(ErrorCode::PA01, _)) {
             // What the client sends after such a request is not worth reading.
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

@@ -2,8 +2,9 @@
 //!
 //! It loads one snapshot and keeps it. What goes wrong becomes a [`Reply`] in one place.
 
+use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
@@ -13,7 +14,7 @@ use skein_cluster::clock;
 use skein_cluster::entropy::Entropy;
 use skein_core::balance::{self, Pick};
 use skein_core::code::ErrorCode;
-use skein_core::headers::{self, FLY_PREFER_REGION, FLY_REPLAY_SRC, Forward};
+use skein_core::headers::{self, FLY_PREFER_REGION, FLY_REPLAY_SRC, FLY_REQUEST_ID, Forward};
 use skein_core::machine::HttpResponseOptions;
 use skein_core::route::{Decision, Repeat, Route, Stop};
 use skein_core::service::HandlerChain;
@@ -49,12 +50,13 @@ pub(crate) async fn handle(connection: &Arc<Connection>, request: Request<Incomi
 async fn answer(connection: &Arc<Connection>, request: Request<Incoming>) -> Response<ClientBody> {
     let (core, ends) = (&*connection.core, connection.ends);
     let mut rng = Entropy::default();
-    let start_us = clock::unix_us();
+    let (started, start_us) = (clock::now(), clock::unix_us());
     let (parts, incoming) = request.into_parts();
     let request_id = request_id(core, start_us / 1000, &mut rng);
     let trace = begin(core, ends, &parts, &request_id, start_us / 1000, &mut rng);
+    connection.watch.begin();
     let mut access = Box::new(Access {
-        started: clock::now(),
+        started,
         connection: Arc::clone(connection),
         method: parts.method.clone(),
         uri: parts.uri.clone(),
@@ -79,7 +81,9 @@ async fn answer(connection: &Arc<Connection>, request: Request<Incoming>) -> Res
     match proxy(core, &snapshot, app, &mut exchange, &mut access, &mut rng).await {
         Ok((answered, options)) => {
             let Answered { mut head, answer, held, .. } = *answered;
-            headers::to_client(&mut head.headers, version, &core.server, &request_id, options);
+            let none = HeaderValue::from_static("");
+            let id = exchange.headers.get(FLY_REQUEST_ID).unwrap_or(&none);
+            headers::to_client(&mut head.headers, version, &core.server, id, options);
             head.version = Version::HTTP_11;
             access.status = Some(head.status.as_u16());
             let promised =
@@ -99,7 +103,7 @@ async fn answer(connection: &Arc<Connection>, request: Request<Incoming>) -> Res
 fn request_id(core: &Core, now_ms: u64, rng: &mut Entropy) -> Arc<str> {
     let random = (u128::from(rng.next_u64()) << 64) | u128::from(rng.next_u64());
     let id = RequestId { ulid: Ulid::from_parts(now_ms, random), region: core.config.region };
-    id.to_string().into()
+    id.into()
 }
 
 fn begin(
@@ -145,11 +149,10 @@ fn prepare<'s>(
     let found = hosts::host(&uri, &headers).or_else(|reply| {
         // HTTP/1.0 knows no Host; a dedicated address needs none.
         let dedicated = version == Version::HTTP_10 && !headers.contains_key(HOST);
-        if dedicated { Ok(String::new()) } else { Err(reply) }
+        if dedicated { Ok(Cow::Borrowed("")) } else { Err(reply) }
     });
-    let found = found.and_then(|host| Ok((hosts::app(snapshot, ends.public.ip(), &host)?, host)));
-    let (app, host) = match found {
-        Ok(found) => found,
+    let app = match found.and_then(|host| hosts::app(snapshot, ends.public.ip(), &host)) {
+        Ok(app) => app,
         Err(reply) => return Err((reply, headers)),
     };
     let counters = core.metrics.app(app.app.id);
@@ -162,6 +165,7 @@ fn prepare<'s>(
     };
     let target = uri.path_and_query().map_or(Uri::from_static("/"), |target| Uri::from(target.clone()));
     if settings.force_https {
+        let host = hosts::host(&uri, &headers).unwrap_or_default();
         return Err((Reply::Https(format!("https://{host}{target}")), headers));
     }
     if let Some(authority) = uri.authority() {
@@ -173,15 +177,10 @@ fn prepare<'s>(
     let chunked = headers.contains_key(TRANSFER_ENCODING);
     // The edge answers 100 itself, once the body is wanted.
     let expects = headers.remove(EXPECT).is_some();
-    let forward = Forward {
-        client: ends.client,
-        public: ends.public,
-        region: core.config.region,
-        request_id,
-        tls: false,
-        version,
-        start_us,
-    };
+    // The id is ASCII.
+    let id = HeaderValue::from_str(request_id).unwrap_or(HeaderValue::from_static(""));
+    let forward =
+        Forward { origin: access.connection.origin(), request_id: &id, tls: false, version, start_us };
     if let Err(headers::Loop(passes)) = headers::to_machine(&mut headers, &forward) {
         return Err((Reply::Loop(passes), headers));
     }
@@ -190,7 +189,7 @@ fn prepare<'s>(
     if chunked && body.is_some() {
         headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
-    let deadline = clock::now() + core.config.route_timeout;
+    let deadline = access.started + core.config.route_timeout;
     let request_id = Arc::clone(request_id);
     Ok((
         Exchange { ends, method, target, headers, body, expects, request_id, resend: 0, hop: None, deadline },
@@ -210,30 +209,32 @@ async fn proxy<'s>(
     let prefer = exchange.headers.get(FLY_PREFER_REGION).and_then(|value| value.to_str().ok());
     let prefer = prefer.map(|value| balance::named_regions(value, &core.regions)).unwrap_or_default();
     let mut route = Route::new(app, exchange.ends.public.port(), prefer);
+    let mut now = access.started;
     loop {
-        let Decision { pick, alternatives, .. } = decide(core, snapshot, &route, &access.trace, rng)?;
+        let Decision { pick, alternatives, .. } = decide(core, snapshot, &route, now, &access.trace, rng)?;
         let machine = pick.candidate.machine;
         let in_flight = machine.estimate.enter();
         access.machine = Some((machine.record.id, machine.node));
         exchange.resend = access.attempts;
         access.attempts += 1;
-        let aim = Aim { app: route.app().app.id, machine, alternatives };
+        let aim = Aim { app: route.app().app.id, machine, alternatives, now };
         let outcome = if machine.node == core.config.node {
             exchange.local(core, aim, &access.trace).await
         } else {
             // What it keeps while it waits is much: a request that stays here has no room for it.
             Box::pin(exchange.remote(core, aim, &access.trace)).await
         };
+        now = clock::now();
         let mut answered = match outcome {
             Outcome::Answered(answered) => answered,
             Outcome::Failed(failed) => {
                 drop(in_flight);
-                after_failure(core, &mut route, exchange, &failed, machine)?;
+                after_failure(&mut route, exchange, &failed, machine, now)?;
                 core.metrics.retries.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 continue;
             }
         };
-        machine.estimate.tell(answered.load, core.now_ms());
+        machine.estimate.tell(answered.load, clock::ms(now));
         if answered.head.status == http::StatusCode::SWITCHING_PROTOCOLS {
             // Nobody asked for it: `Upgrade` never crosses.
             return Err(Reply::Code(ErrorCode::PU01, None));
@@ -261,12 +262,13 @@ fn decide<'s>(
     core: &'s Core,
     snapshot: &'s Snapshot,
     route: &Route<'s>,
+    now: Instant,
     trace: &Trace,
     rng: &mut Entropy,
 ) -> Result<Decision<'s>, Reply> {
     let span = trace.route();
     span.set(attr::SNAPSHOT_VERSION, || i64::try_from(snapshot.version).unwrap_or(i64::MAX));
-    let decided = route.decide(&core.world(snapshot), |candidate| core.sends_to(candidate), rng);
+    let decided = route.decide(&core.world(snapshot, now), |candidate| core.sends_to(candidate), rng);
     match decided {
         Ok(decision) => {
             let candidate = &decision.pick.candidate;
@@ -287,14 +289,14 @@ fn decide<'s>(
 
 /// Makes the route ready for the next attempt.
 fn after_failure(
-    core: &Core,
     route: &mut Route<'_>,
     exchange: &Exchange,
     failed: &Failed,
     machine: &MachineView,
+    now: Instant,
 ) -> Result<(), Reply> {
     if let Some(load) = failed.load {
-        machine.estimate.tell(load, core.now_ms());
+        machine.estimate.tell(load, clock::ms(now));
     }
     tracing::debug!(
         request = &*exchange.request_id, machine = %machine.record.id, failure = ?failed.failure, "attempt failed"
@@ -319,7 +321,7 @@ async fn follow<'s>(
     source: &MachineView,
 ) -> Result<(), Reply> {
     let wanted = route
-        .follow(instruction, source, &core.world(snapshot))
+        .follow(instruction, source, &core.world(snapshot, clock::now()))
         .map_err(|Stop { code, why }| Reply::Code(code, why))?;
     core.metrics.replays.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     if let Some(body) = &exchange.body {

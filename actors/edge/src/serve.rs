@@ -7,6 +7,7 @@ use http::header::TRANSFER_ENCODING;
 use http::{Method, Request, Uri};
 use http_body::Body as _;
 use skein_cluster::backhaul::{FrameReceiver, FrameSender, FrameStream};
+use skein_cluster::clock;
 use skein_core::code::ErrorCode;
 use skein_core::headers::TRACEPARENT;
 use skein_core::wire::{Admitted, Frame, Preamble, Protocol, RequestHead, Reset, ResponseHead};
@@ -59,7 +60,8 @@ async fn http(
         trace.set(attr::NODE, || core.config.node_name.to_string());
         trace.set(attr::REGION, || core.config.region.to_string());
     }
-    let seat = match core.worker.seat(preamble.app, preamble.port, preamble.target, preamble.hops).await {
+    let Preamble { app, port, target, hops, .. } = *preamble;
+    let seat = match core.worker.seat(app, port, target, hops, clock::now()).await {
         Ok(seat) => seat,
         Err(refused) => {
             if let Some(trace) = &trace {

@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::{Request, Response, Version};
@@ -105,11 +106,12 @@ impl Worker {
         port: u16,
         target: Target,
         hops: u8,
+        now: Instant,
     ) -> Result<Admission, Refused> {
         if self.is_draining() {
             return Err(Refused { reason: RefuseReason::Draining, age_ms: 0, load: 0 });
         }
-        admit(&self.local.load(), app, port, target, hops, clock::now())
+        admit(&self.local.load(), app, port, target, hops, now)
     }
 
     /// Takes a request: a Machine, a slot, and a connection that is ready for a head.
@@ -122,11 +124,12 @@ impl Worker {
         port: u16,
         target: Target,
         hops: u8,
+        now: Instant,
     ) -> Result<Seat, Refused> {
-        let Admission { machine, service, permit } = self.admit(app, port, target, hops)?;
+        let Admission { machine, service, permit } = self.admit(app, port, target, hops, now)?;
         let (address, pooled) = endpoint(&machine, service, permit.in_flight())?;
         let pool = pooled.then(|| Arc::clone(&self.pool));
-        if let Some(connection) = pool.as_ref().and_then(|pool| pool.take(address, clock::now())) {
+        if let Some(connection) = pool.as_ref().and_then(|pool| pool.take(address, now)) {
             return Ok(Seat { machine, permit, connection, reused: true, pool });
         }
         // Seldom needed, and large.
@@ -149,7 +152,7 @@ impl Worker {
         target: Target,
         hops: u8,
     ) -> Result<(Arc<LocalMachine>, Permit, tokio::net::TcpStream), Refused> {
-        let Admission { machine, service, permit } = self.admit(app, port, target, hops)?;
+        let Admission { machine, service, permit } = self.admit(app, port, target, hops, clock::now())?;
         let (address, _) = endpoint(&machine, service, permit.in_flight())?;
         let stream = connect::tcp(address, self.connect_timeout).await.map_err(|code| Refused {
             reason: RefuseReason::Connect(code),

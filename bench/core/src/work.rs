@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use clap::ValueEnum;
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
 use skein_core::balance::{self, AllNear, Constraint};
-use skein_core::headers::{self, Forward};
+use skein_core::headers::{self, Forward, Origin};
 use skein_core::id::MachineId;
 use skein_core::random::Seed;
 use skein_core::record::Record;
@@ -88,17 +88,12 @@ fn replay() -> Box<dyn FnMut()> {
 fn edit() -> Box<dyn FnMut()> {
     let (asked, answered, server) = (asked(), answered(), HeaderValue::from_static("Skein/1"));
     let region = "iad".parse().expect("invariant: a region");
+    let origin = Origin::new(([198, 51, 100, 7], 5000).into(), ([203, 0, 113, 1], 80).into(), region);
+    let id = HeaderValue::from_static("01JNRQ9VVKJ7HZFMJWJB3M3RYN-iad");
     Box::new(move || {
         let (mut asked, mut answered) = (asked.clone(), answered.clone());
-        let forward = Forward {
-            client: ([198, 51, 100, 7], 5000).into(),
-            public: ([203, 0, 113, 1], 80).into(),
-            region,
-            request_id: "01JNRQ9VVKJ7HZFMJWJB3M3RYN-iad",
-            tls: false,
-            version: Version::HTTP_11,
-            start_us: 7,
-        };
+        let forward =
+            Forward { origin: &origin, request_id: &id, tls: false, version: Version::HTTP_11, start_us: 7 };
         black_box(headers::to_machine(&mut asked, &forward).is_ok());
         headers::to_client(&mut answered, Version::HTTP_11, &server, forward.request_id, None);
         black_box((asked.len(), answered.len()));

@@ -2,10 +2,9 @@
 //!
 //! Pure edits of a header map. Hop-by-hop headers never cross (RFC 9110 section 7.6.1).
 
-use std::fmt::Write as _;
 use std::net::SocketAddr;
 
-use bytes::BytesMut;
+use bytes::Bytes;
 use http::header::{CONNECTION, HOST, HeaderName, SERVER, VIA};
 use http::{HeaderMap, HeaderValue, Version};
 use serde_json::Value;
@@ -86,20 +85,43 @@ fn is_hop_by_hop(name: &str) -> bool {
 
 /// Headers that [`to_machine`] adds at most.
 const ADDED: usize = 10;
-/// Bytes that their values usually need.
-const TEXT: usize = 192;
+
+/// What a connection's requests have in common: their headers say it in the same words each time.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    client: HeaderValue,
+    /// The end of `X-Forwarded-For`: the client and the address that it dialled.
+    chain: HeaderValue,
+    port: HeaderValue,
+    region: HeaderValue,
+}
+
+impl Origin {
+    /// A client as the edge saw it, the app's public address and the port that it dialled, and the
+    /// edge's region.
+    pub fn new(client: SocketAddr, public: SocketAddr, region: RegionCode) -> Self {
+        let (client, port, public) = (client.ip(), public.port(), public.ip());
+        Self {
+            client: value(client.to_string()),
+            chain: value(format!("{client}, {public}")),
+            port: HeaderValue::from(port),
+            region: value(region.to_string()),
+        }
+    }
+}
+
+/// Text that is ASCII as a value.
+fn value(text: String) -> HeaderValue {
+    HeaderValue::from_maybe_shared(Bytes::from(text)).unwrap_or(HeaderValue::from_static(""))
+}
 
 /// What the edge knows of a request when it forwards it.
 #[derive(Debug, Clone)]
 pub struct Forward<'a> {
-    /// The client, as the edge saw it.
-    pub client: SocketAddr,
-    /// The app's public address and the port that was dialled.
-    pub public: SocketAddr,
-    /// The edge's region.
-    pub region: RegionCode,
+    /// What it knows of the connection.
+    pub origin: &'a Origin,
     /// The request's id.
-    pub request_id: &'a str,
+    pub request_id: &'a HeaderValue,
     /// Whether the client came over TLS.
     pub tls: bool,
     /// The client's HTTP version.
@@ -126,32 +148,22 @@ pub fn to_machine(headers: &mut HeaderMap, forward: &Forward<'_>) -> Result<(), 
     remove_named(headers);
     remove(headers, |name| is_hop_by_hop(name) || not_from_clients(name));
     headers.reserve(ADDED);
-    // One piece of memory for all of them: each attempt clones them, and then only counts.
-    let mut text = BytesMut::with_capacity(TEXT);
-    let mut value = |parts: std::fmt::Arguments<'_>| -> HeaderValue {
-        // Writing to memory can't fail, and the parts are ASCII.
-        text.write_fmt(parts).map_or(HeaderValue::from_static(""), |()| {
-            HeaderValue::from_maybe_shared(text.split().freeze()).unwrap_or(HeaderValue::from_static(""))
-        })
-    };
-    let client = forward.client.ip();
-    headers.insert(FLY_CLIENT_IP, value(format_args!("{client}")));
-    headers.insert(FLY_FORWARDED_PORT, HeaderValue::from(forward.public.port()));
-    headers.insert(FLY_REGION, value(format_args!("{}", forward.region)));
-    headers.insert(FLY_REQUEST_ID, value(format_args!("{}", forward.request_id)));
-    let public = forward.public.ip();
-    let chain = joined(headers, &X_FORWARDED_FOR);
-    let chain = match chain.as_deref() {
-        Some(chain) => value(format_args!("{chain}, {client}, {public}")),
-        None => value(format_args!("{client}, {public}")),
+    let Origin { client, chain, port, region } = forward.origin;
+    headers.insert(FLY_CLIENT_IP, client.clone());
+    headers.insert(FLY_FORWARDED_PORT, port.clone());
+    headers.insert(FLY_REGION, region.clone());
+    headers.insert(FLY_REQUEST_ID, forward.request_id.clone());
+    let chain = match joined(headers, &X_FORWARDED_FOR) {
+        Some(before) => value(format!("{before}, {}", chain.to_str().unwrap_or_default())),
+        None => chain.clone(),
     };
     headers.insert(X_FORWARDED_FOR, chain);
     let (proto, ssl) = if forward.tls { ("https", "on") } else { ("http", "off") };
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(proto));
     headers.insert(X_FORWARDED_SSL, HeaderValue::from_static(ssl));
-    headers.entry(X_FORWARDED_PORT).or_insert_with(|| HeaderValue::from(forward.public.port()));
+    headers.entry(X_FORWARDED_PORT).or_insert_with(|| port.clone());
     append_via(headers, forward.version);
-    headers.insert(X_REQUEST_START, value(format_args!("t={}", forward.start_us)));
+    headers.insert(X_REQUEST_START, value(format!("t={}", forward.start_us)));
     Ok(())
 }
 
@@ -160,7 +172,7 @@ pub fn to_client(
     headers: &mut HeaderMap,
     version: Version,
     server: &HeaderValue,
-    request_id: &str,
+    request_id: &HeaderValue,
     options: Option<&HttpResponseOptions>,
 ) {
     remove_named(headers);
@@ -168,9 +180,7 @@ pub fn to_client(
     if !options.is_some_and(|options| options.pristine) {
         headers.insert(SERVER, server.clone());
         append_via(headers, version);
-        if let Ok(id) = HeaderValue::from_str(request_id) {
-            headers.insert(FLY_REQUEST_ID, id);
-        }
+        headers.insert(FLY_REQUEST_ID, request_id.clone());
     }
     let Some(options) = options else { return };
     for (name, change) in &options.headers {
@@ -252,16 +262,14 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn forward() -> Forward<'static> {
-        Forward {
-            client: "198.51.100.7:5000".parse().unwrap(),
-            public: "203.0.113.1:80".parse().unwrap(),
-            region: "iad".parse().unwrap(),
-            request_id: "01JNRQ9VVKJ7HZFMJWJB3M3RYN-iad",
-            tls: false,
-            version: Version::HTTP_11,
-            start_us: 7,
-        }
+    const ID: HeaderValue = HeaderValue::from_static("01JNRQ9VVKJ7HZFMJWJB3M3RYN-iad");
+
+    fn forwarded(headers: &mut HeaderMap) -> Result<(), Loop> {
+        let client = "198.51.100.7:5000".parse().unwrap();
+        let origin = Origin::new(client, "203.0.113.1:80".parse().unwrap(), "iad".parse().unwrap());
+        let forward =
+            Forward { origin: &origin, request_id: &ID, tls: false, version: Version::HTTP_11, start_us: 7 };
+        to_machine(headers, &forward)
     }
 
     fn map(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -281,7 +289,7 @@ mod tests {
     fn http_2_the_machine_gets_what_the_edge_knows() {
         let mut headers =
             map(&[("host", "a.localhost"), ("x-forwarded-for", "192.0.2.1"), ("x-forwarded-port", "8443")]);
-        to_machine(&mut headers, &forward()).unwrap();
+        forwarded(&mut headers).unwrap();
         for (name, value) in [
             ("fly-client-ip", "198.51.100.7"),
             ("fly-forwarded-port", "80"),
@@ -312,7 +320,7 @@ mod tests {
             ("fly-force-instance-id", "abc"),
             ("fly-replay-cache-control", "skip"),
         ]);
-        to_machine(&mut headers, &forward()).unwrap();
+        forwarded(&mut headers).unwrap();
         assert_eq!(text(&headers, "fly-client-ip"), Some("198.51.100.7"));
         assert_eq!(text(&headers, "x-forwarded-ssl"), Some("off"));
         for gone in [
@@ -338,7 +346,7 @@ mod tests {
             ("transfer-encoding", "chunked"),
             ("keep-alive", "timeout=5"),
         ]);
-        to_machine(&mut headers, &forward()).unwrap();
+        forwarded(&mut headers).unwrap();
         for gone in ["connection", "x-secret", "te", "transfer-encoding", "keep-alive"] {
             assert_eq!(text(&headers, gone), None, "{gone}");
         }
@@ -351,11 +359,11 @@ mod tests {
     fn http_3_more_than_three_passes_are_a_loop() {
         let mut headers = HeaderMap::new();
         for _ in 0..=MAX_PASSES {
-            to_machine(&mut headers, &forward()).unwrap();
+            forwarded(&mut headers).unwrap();
         }
-        assert_eq!(to_machine(&mut headers, &forward()), Err(Loop(4)));
+        assert_eq!(forwarded(&mut headers), Err(Loop(4)));
         let mut foreign = map(&[("via", "1.1 other, 1.1 other, 1.1 other, 1.1 other, 1.1 other")]);
-        assert_eq!(to_machine(&mut foreign, &forward()), Ok(()), "only this cluster's own passes count");
+        assert_eq!(forwarded(&mut foreign), Ok(()), "only this cluster's own passes count");
     }
 
     /// SPEC HTTP-3, RPL-11.
@@ -364,10 +372,10 @@ mod tests {
         let server = HeaderValue::from_static("Skein/0.1.0");
         let mut headers =
             map(&[("server", "express"), ("fly-replay", "region=iad"), ("fly-replay-cache", "/x")]);
-        to_client(&mut headers, Version::HTTP_11, &server, "id-iad", None);
+        to_client(&mut headers, Version::HTTP_11, &server, &ID, None);
         assert_eq!(text(&headers, "server"), Some("Skein/0.1.0"));
         assert_eq!(text(&headers, "via"), Some("1.1 skein"));
-        assert_eq!(text(&headers, "fly-request-id"), Some("id-iad"));
+        assert_eq!(text(&headers, "fly-request-id"), Some("01JNRQ9VVKJ7HZFMJWJB3M3RYN-iad"));
         assert!(!headers.contains_key("fly-replay") && !headers.contains_key("fly-replay-cache"));
     }
 
@@ -377,12 +385,12 @@ mod tests {
             serde_json::from_str(r#"{"headers":{"x-a":["1","2"],"x-b":"3","server":false}}"#).unwrap();
         let server = HeaderValue::from_static("Skein/0.1.0");
         let mut headers = map(&[("server", "express")]);
-        to_client(&mut headers, Version::HTTP_11, &server, "id-iad", Some(&options));
+        to_client(&mut headers, Version::HTTP_11, &server, &ID, Some(&options));
         assert_eq!(headers.get_all("x-a").iter().count(), 2);
         assert_eq!((text(&headers, "x-b"), text(&headers, "server")), (Some("3"), None));
         let pristine = HttpResponseOptions { pristine: true, ..HttpResponseOptions::default() };
         let mut headers = map(&[("server", "express"), ("fly-replay", "region=iad")]);
-        to_client(&mut headers, Version::HTTP_11, &server, "id-iad", Some(&pristine));
+        to_client(&mut headers, Version::HTTP_11, &server, &ID, Some(&pristine));
         assert_eq!(text(&headers, "server"), Some("express"));
         assert!(!headers.contains_key("via") && !headers.contains_key("fly-replay"));
     }
@@ -398,7 +406,7 @@ mod tests {
                     headers.append(name, value);
                 }
             }
-            if to_machine(&mut headers, &forward()).is_ok() {
+            if forwarded(&mut headers).is_ok() {
                 prop_assert_eq!(text(&headers, "fly-client-ip"), Some("198.51.100.7"));
                 prop_assert_eq!(text(&headers, "fly-region"), Some("iad"));
                 prop_assert_eq!(headers.get_all("fly-client-ip").iter().count(), 1);

@@ -40,20 +40,31 @@ impl HandlerChain {
     /// # Errors
     /// [`InvalidHandlers`] for an unknown handler or an impossible combination.
     pub fn parse(handlers: &[String]) -> Result<Self, InvalidHandlers> {
-        let mut set: Vec<&str> = handlers.iter().map(String::as_str).collect();
-        set.sort_unstable();
-        set.dedup();
-        if let Some(unknown) = set.iter().find(|h| !["http", "tls", "pg_tls", "proxy_proto"].contains(h)) {
-            return Err(InvalidHandlers::Unknown((*unknown).to_owned()));
+        const HTTP: u8 = 1;
+        const TLS: u8 = 2;
+        const PG_TLS: u8 = 4;
+        const PROXY_PROTO: u8 = 8;
+        const TLS_HTTP: u8 = TLS | HTTP;
+        const TLS_PROXY_PROTO: u8 = TLS | PROXY_PROTO;
+        // Asked for each request: as bits, which take no memory.
+        let mut set = 0;
+        for handler in handlers {
+            set |= match handler.as_str() {
+                "http" => HTTP,
+                "tls" => TLS,
+                "pg_tls" => PG_TLS,
+                "proxy_proto" => PROXY_PROTO,
+                unknown => return Err(InvalidHandlers::Unknown(unknown.to_owned())),
+            };
         }
-        Ok(match set.as_slice() {
-            [] => Self::Raw,
-            ["http"] => Self::Http,
-            ["http", "tls"] => Self::TlsHttp,
-            ["tls"] => Self::Tls,
-            ["pg_tls"] => Self::PgTls,
-            ["proxy_proto"] => Self::ProxyProto,
-            ["proxy_proto", "tls"] => Self::TlsProxyProto,
+        Ok(match set {
+            0 => Self::Raw,
+            HTTP => Self::Http,
+            TLS_HTTP => Self::TlsHttp,
+            TLS => Self::Tls,
+            PG_TLS => Self::PgTls,
+            PROXY_PROTO => Self::ProxyProto,
+            TLS_PROXY_PROTO => Self::TlsProxyProto,
             _ => return Err(InvalidHandlers::Combination(handlers.to_vec())),
         })
     }

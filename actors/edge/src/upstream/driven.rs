@@ -5,16 +5,14 @@
 //! future itself: when it sends, when it waits for the head, when it reads the body. Unused
 //! connections are polled by nobody; [`Driven::is_open`] looks what happened meanwhile.
 //!
-//! The two halves wake each other while one task polls both. [`Bell`] keeps that to a loop: it
-//! passes a wake on only while the task waits.
+//! The two halves wake each other while one task polls both; a [`Bell`] keeps that from waking the task
+//! again.
 
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Poll, Waker};
 
-use atomic_waker::AtomicWaker;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body, Frame};
@@ -23,6 +21,7 @@ use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::SendRequest;
 use tokio_util::task::TaskTracker;
 
+use crate::bell::Bell;
 use crate::body::RequestBody;
 
 /// Moves a connection's bytes until it ends or is upgraded.
@@ -43,25 +42,6 @@ pub(crate) struct Driven {
     waker: Waker,
 }
 
-/// Whether anything happened since the last poll, and who waits for that.
-#[derive(Debug, Default)]
-struct Bell {
-    rung: AtomicBool,
-    waiting: AtomicWaker,
-}
-
-impl Wake for Bell {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        if !self.rung.swap(true, Ordering::AcqRel) {
-            self.waiting.wake();
-        }
-    }
-}
-
 impl std::fmt::Debug for Driven {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Driven").field("address", &self.address).finish_non_exhaustive()
@@ -70,8 +50,7 @@ impl std::fmt::Debug for Driven {
 
 impl Driven {
     pub(crate) fn new(sender: SendRequest<RequestBody>, drive: Drive, address: SocketAddr) -> Self {
-        let bell = Arc::new(Bell { rung: AtomicBool::new(true), waiting: AtomicWaker::new() });
-        let waker = Waker::from(Arc::clone(&bell));
+        let (bell, waker) = Bell::new();
         Self { sender, drive: Some(drive), address, bell, waker }
     }
 
@@ -84,9 +63,9 @@ impl Driven {
     /// it nor sent bytes unasked. Never waits. One that a task drives is used up.
     pub(crate) fn is_open(&mut self) -> bool {
         // Whoever waited has its answer.
-        self.bell.waiting.take();
+        self.bell.forget();
         for _ in 0..TURNS {
-            let rung = self.bell.rung.swap(false, Ordering::AcqRel);
+            let rung = self.bell.answer();
             let Some(drive) = &mut self.drive else { return false };
             if !rung && self.sender.is_ready() {
                 return true;
@@ -96,7 +75,7 @@ impl Driven {
                 log(self.address, ended);
                 return false;
             }
-            if !self.bell.rung.load(Ordering::Acquire) {
+            if !self.bell.rang() {
                 return self.sender.is_ready();
             }
         }
@@ -111,7 +90,7 @@ impl Driven {
         &mut self,
         request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
-        self.bell.waiting.take();
+        self.bell.forget();
         let mut answer = pin!(self.sender.try_send_request(request));
         let (drive, bell, waker, address) = (&mut self.drive, &self.bell, &self.waker, self.address);
         std::future::poll_fn(|cx| turn(drive, bell, waker, address, cx, |cx| answer.as_mut().poll(cx))).await
@@ -147,7 +126,7 @@ fn turn<T>(
     mut wanted: impl FnMut(&mut Context<'_>) -> Poll<T>,
 ) -> Poll<T> {
     for _ in 0..TURNS {
-        bell.rung.store(false, Ordering::Release);
+        bell.answer();
         let mut inner = Context::from_waker(waker);
         if let Poll::Ready(value) = wanted(&mut inner) {
             return Poll::Ready(value);
@@ -161,15 +140,10 @@ fn turn<T>(
             log(address, ended);
             continue;
         }
-        if bell.rung.load(Ordering::Acquire) {
-            continue;
-        }
-        bell.waiting.register(cx.waker());
-        if !bell.rung.load(Ordering::Acquire) {
+        if bell.wait(cx) {
             return Poll::Pending;
         }
-        // It rang while nobody was registered.
-        bell.waiting.take();
+        bell.forget();
     }
     cx.waker().wake_by_ref();
     Poll::Pending

@@ -9,6 +9,7 @@ mod headers;
 mod pool;
 mod raw;
 mod replays;
+mod slow;
 mod streaming;
 mod traces;
 mod world;
