@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use skein_cluster::Members;
+use skein_cluster::gossip::Membership as _;
 use skein_core::fault::LinkRule;
 use skein_core::key::NodeRecord;
 use skein_core::load::LoadClass;
@@ -16,7 +17,7 @@ use ulid::Ulid;
 
 use crate::agenda::{Agenda, Micros};
 use crate::cluster::{Cluster, Event};
-use crate::gossip::{Gossiper, Params};
+use crate::gossip::{Member, Params};
 use crate::net::{Carried, Network};
 
 /// The region of a node: they go round through all.
@@ -64,7 +65,7 @@ pub struct Bare {
     cluster: Cluster,
     regions: Arc<Regions>,
     count: u32,
-    params: Params,
+    members: BTreeMap<NodeNumber, Member>,
     seed: Seed,
     generation: u64,
 }
@@ -76,14 +77,14 @@ impl Bare {
         let mut network = Network::new(Arc::clone(&regions), seed.child("network"));
         let numbers = (1..=count).map(NodeNumber);
         network.add(numbers.clone().map(|number| (number, region_of(&regions, number))));
-        let cluster = Cluster::new(params.tick);
+        let cluster = Cluster::new(params);
         let mut bare = Self {
             agenda: Agenda::default(),
             network,
             cluster,
             regions,
             count,
-            params,
+            members: BTreeMap::new(),
             seed: seed.child("nodes"),
             generation: 0,
         };
@@ -137,28 +138,42 @@ impl Bare {
         self.cluster.members(number)
     }
 
-    /// Changes what a node says.
-    pub fn say(&mut self, number: NodeNumber, change: impl FnOnce(&mut Gossiper)) {
+    /// Says exactly this of a node's Machines; nothing when it does not run.
+    ///
+    /// # Panics
+    /// When a record is too long.
+    pub fn say(&mut self, number: NodeNumber, machines: impl IntoIterator<Item = Record>) {
+        let machines = machines.into_iter().map(|record| (record.id, record)).collect();
+        if let Some(member) = self.members.get(&number) {
+            member.set_machines(&machines).unwrap_or_else(|error| panic!("{error}"));
+        }
+        self.settle();
+    }
+
+    fn settle(&mut self) {
         let mut later = Vec::new();
-        self.cluster.say(self.now(), number, &mut later, change);
+        self.cluster.settle(self.now(), &mut later);
         self.put(later);
     }
 
     /// Ends a node without a word.
     pub fn kill(&mut self, number: NodeNumber) {
         self.cluster.kill(number);
+        self.members.remove(&number);
     }
 
     /// Starts a node that does not run, with a greater generation than any before.
     pub fn restart(&mut self, number: NodeNumber) {
         self.generation += 1;
         let rng = self.seed.child(&format!("{number}.{}", self.generation));
-        let mut gossiper = Gossiper::new(number, self.generation, self.params, rng);
-        gossiper.set_seeds((1..=self.count).map(NodeNumber));
-        gossiper.set_node(node_record(number, region_of(&self.regions, number)));
         let mut later = Vec::new();
-        self.cluster.start(self.now(), number, gossiper, &mut later);
+        let member = self.cluster.start(self.now(), number, self.generation, rng, &mut later);
         self.put(later);
+        member.set_seeds((1..=self.count).map(NodeNumber).collect());
+        let said = member.set_node(&node_record(number, region_of(&self.regions, number)));
+        debug_assert!(said.is_ok(), "a node's record is short");
+        self.members.insert(number, member);
+        self.settle();
     }
 
     /// Lets so much time pass.

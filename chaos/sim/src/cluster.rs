@@ -6,10 +6,12 @@ use std::collections::BTreeMap;
 
 use skein_cluster::Members;
 use skein_core::NodeNumber;
+use skein_core::random::Seed;
 
 use crate::agenda::Micros;
-use crate::gossip::{Gossiper, Message, Outgoing};
+use crate::gossip::{Gossiper, Member, Message, Outgoing, Params};
 use crate::net::{Class, DATAGRAM, Network};
+use crate::seam::Bell;
 
 /// What happens to a node. `life` is that of the node it was meant for: another one ignores it.
 #[derive(Debug, Clone)]
@@ -50,24 +52,45 @@ struct Slot {
 #[derive(Debug, Default)]
 pub struct Cluster {
     slots: BTreeMap<NodeNumber, Slot>,
-    tick: Micros,
+    params: Params,
     lives: u64,
+    bell: Bell,
 }
 
 /// What will happen, and when.
 pub type Later = Vec<(Micros, Event)>;
 
 impl Cluster {
-    /// Without nodes; each ticks after `tick`.
-    pub fn new(tick: Micros) -> Self {
-        Self { slots: BTreeMap::new(), tick, lives: 0 }
+    /// Without nodes; each will gossip by `params`.
+    pub fn new(params: Params) -> Self {
+        Self { slots: BTreeMap::new(), params, lives: 0, bell: Bell::default() }
     }
 
-    /// Starts a node; its first tick is now.
-    pub fn start(&mut self, now: Micros, number: NodeNumber, gossiper: Gossiper, later: &mut Later) {
+    /// Starts a node, whose first tick is now: what it is to say is said through what comes back, and
+    /// [`Cluster::settle`] sees to it.
+    pub fn start(
+        &mut self,
+        now: Micros,
+        number: NodeNumber,
+        generation: u64,
+        rng: Seed,
+        later: &mut Later,
+    ) -> Member {
         self.lives += 1;
+        let gossiper = Gossiper::new(number, generation, self.params, rng, self.bell.clone());
+        let member = gossiper.member().clone();
         self.slots.insert(number, Slot { gossiper, life: self.lives, looks: false });
         later.push((now, Event::Tick(number, self.lives)));
+        member
+    }
+
+    /// Puts on the agenda what was asked of members since the last time: each looks as soon as it may.
+    pub fn settle(&mut self, now: Micros, later: &mut Later) {
+        for number in self.bell.rung() {
+            if let Some(slot) = self.slots.get_mut(&number) {
+                slot.due(now, number, later);
+            }
+        }
     }
 
     /// Ends a node without a word.
@@ -90,20 +113,6 @@ impl Cluster {
         self.slots.keys().copied()
     }
 
-    /// Changes what a node says; nothing when it does not run. It looks as soon as it may.
-    pub fn say(
-        &mut self,
-        now: Micros,
-        number: NodeNumber,
-        later: &mut Later,
-        change: impl FnOnce(&mut Gossiper),
-    ) {
-        if let Some(slot) = self.slots.get_mut(&number) {
-            change(&mut slot.gossiper);
-            slot.due(now, number, later);
-        }
-    }
-
     /// Lets `event` happen; the node whose members changed by it, if any did.
     pub fn handle(
         &mut self,
@@ -120,7 +129,7 @@ impl Cluster {
                     send(now, number, message, network, later);
                 }
                 slot.due(now, number, later);
-                later.push((now + self.tick, Event::Tick(number, life)));
+                later.push((now + self.params.tick, Event::Tick(number, life)));
                 None
             }
             Event::Look(_, life) if life == slot.life => {

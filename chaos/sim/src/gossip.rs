@@ -11,22 +11,23 @@
 //!
 //! The free parameters are in [`Params`], fitted by `skein-sim fit`.
 
+mod member;
 mod said;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use skein_cluster::Members;
 use skein_cluster::gossip::push::{self, Peer};
 use skein_core::age::Confirmed;
-use skein_core::key::NodeRecord;
 use skein_core::random::Seed;
-use skein_core::record::Record;
 use skein_core::snapshot::NodeFacts;
-use skein_core::{MachineId, NodeNumber, Random};
+use skein_core::{NodeNumber, Random};
 
 use crate::agenda::{MS, Micros};
 use crate::detector::Heartbeats;
+use crate::seam::{Bell, lock};
+pub use member::Member;
 pub use said::Said;
 
 /// Peers that chitchat gossips with at a tick.
@@ -137,24 +138,15 @@ pub struct Gossiper {
     params: Params,
     generation: u64,
     heartbeat: u64,
-    /// What is to be said from the next look on.
-    wanted: Wanted,
+    /// What is to be said from the next look on, and what others see of what it knows.
+    member: Member,
     known: BTreeMap<NodeNumber, Known>,
-    seeds: BTreeSet<NodeNumber>,
-    new_seeds: bool,
     heard: BTreeMap<NodeNumber, Micros>,
     pushed: u64,
     members: Members,
     next_look: Micros,
     rng: Seed,
     counts: Counts,
-}
-
-#[derive(Debug, Default)]
-struct Wanted {
-    node: Option<NodeRecord>,
-    machines: BTreeMap<MachineId, Record>,
-    changed: bool,
 }
 
 /// What happened since the start.
@@ -183,16 +175,14 @@ impl Known {
 
 impl Gossiper {
     /// A node that has heard of nobody.
-    pub fn new(number: NodeNumber, generation: u64, params: Params, rng: Seed) -> Self {
+    pub fn new(number: NodeNumber, generation: u64, params: Params, rng: Seed, bell: Bell) -> Self {
         Self {
             number,
             params,
             generation,
             heartbeat: 0,
-            wanted: Wanted::default(),
+            member: Member::new(number, bell),
             known: BTreeMap::from([(number, Known { generation, ..Known::default() })]),
-            seeds: BTreeSet::new(),
-            new_seeds: false,
             heard: BTreeMap::new(),
             pushed: 0,
             members: Members::new(),
@@ -202,30 +192,9 @@ impl Gossiper {
         }
     }
 
-    /// As `Gossip::set_node`.
-    pub fn set_node(&mut self, record: NodeRecord) {
-        self.wanted.changed |= self.wanted.node.as_ref() != Some(&record);
-        self.wanted.node = Some(record);
-    }
-
-    /// As `Gossip::set_machine`.
-    pub fn set_machine(&mut self, record: Record) {
-        let changed = self.wanted.machines.get(&record.id) != Some(&record);
-        self.wanted.machines.insert(record.id, record);
-        self.wanted.changed |= changed;
-    }
-
-    /// As `Gossip::remove_machine`.
-    pub fn remove_machine(&mut self, id: MachineId) {
-        self.wanted.changed |= self.wanted.machines.remove(&id).is_some();
-    }
-
-    /// As `Gossip::set_seeds`.
-    pub fn set_seeds(&mut self, seeds: impl IntoIterator<Item = NodeNumber>) {
-        let mut seeds: BTreeSet<NodeNumber> = seeds.into_iter().collect();
-        seeds.remove(&self.number);
-        self.new_seeds |= !seeds.is_subset(&self.seeds);
-        self.seeds = seeds;
+    /// Its outside.
+    pub fn member(&self) -> &Member {
+        &self.member
     }
 
     /// All known nodes, as of the last look.
@@ -263,7 +232,7 @@ impl Gossiper {
         for (_, known) in self.known.iter_mut().filter(|(number, _)| **number != own) {
             known.beats.judge(now, prior);
         }
-        self.wanted.changed = true;
+        lock(&self.member.wanted).changed = true;
         chosen.extend(self.court(COURTED));
         self.begin(chosen)
     }
@@ -318,20 +287,25 @@ impl Gossiper {
             let count = if changed_self { &mut self.counts.pushes } else { &mut self.counts.relays };
             *count += chosen.len() as u64;
         }
-        if std::mem::take(&mut self.new_seeds) {
+        let new_seeds = std::mem::take(&mut lock(&self.member.wanted).new_seeds);
+        if new_seeds {
             chosen.extend(self.court(self.params.push_to_all));
+        }
+        if changed {
+            self.member.members.send_replace(self.members.clone());
         }
         (changed, self.begin(chosen))
     }
 
     fn say(&mut self) {
-        let Some(node) = &self.wanted.node else { return };
-        if !std::mem::take(&mut self.wanted.changed) {
+        let mut wanted = lock(&self.member.wanted);
+        let Some(node) = wanted.node.clone() else { return };
+        if !std::mem::take(&mut wanted.changed) {
             return;
         }
         let own = self.known.entry(self.number).or_default();
         own.said_generation = self.generation;
-        own.said = own.said.next(node, &self.wanted.machines);
+        own.said = own.said.next(&node, &wanted.machines);
     }
 
     fn see(&mut self, now: Micros, floor: Micros) -> (bool, bool) {
@@ -378,8 +352,9 @@ impl Gossiper {
 
     fn peers(&self) -> Vec<Peer> {
         let listed = |number: &NodeNumber| self.known.get(number).is_some_and(|known| known.seen.1 > 0);
-        let unknown = self.seeds.iter().filter(|seed| !listed(seed));
-        let unknown = unknown.map(|number| Peer { number: *number, region: None });
+        let seeds = lock(&self.member.wanted).seeds.clone();
+        let unknown = seeds.into_iter().filter(|seed| !listed(seed));
+        let unknown = unknown.map(|number| Peer { number, region: None });
         let known = self.known.iter().filter(|(number, known)| **number != self.number && known.alive);
         let known = known.map(|(number, known)| Peer {
             number: *number,
@@ -390,7 +365,8 @@ impl Gossiper {
 
     fn court(&mut self, at_most: usize) -> Vec<NodeNumber> {
         let away = |seed: &&NodeNumber| self.known.get(seed).is_none_or(|known| !known.alive);
-        let mut away: Vec<NodeNumber> = self.seeds.iter().filter(away).copied().collect();
+        let mut away: Vec<NodeNumber> =
+            lock(&self.member.wanted).seeds.iter().filter(away).copied().collect();
         push::sample(&mut away, at_most, &mut self.rng)
     }
 

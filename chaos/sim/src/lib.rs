@@ -24,6 +24,7 @@ pub mod reference;
 pub mod registry;
 pub mod request;
 pub mod run;
+pub mod seam;
 pub mod transition;
 pub mod world;
 

@@ -5,21 +5,28 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use imbl::OrdMap;
+use skein_cluster::gossip::Membership;
 use skein_cluster::local::Upstream;
 use skein_cluster::publish::Folder;
-use skein_cluster::{LocalMachine, Members};
-use skein_core::facts::State;
+use skein_cluster::registry::{ProposeError, Registry};
+use skein_cluster::{BoxFuture, LocalMachine, Members};
+use skein_core::facts::{Outcome, Proposal, State};
+use skein_core::key::NodeRecord;
 use skein_core::load::{LoadClass, Permit, Slots};
 use skein_core::machine::{Concurrency, MachineConfig, MachineState, Port, Service};
 use skein_core::record::Record;
 use skein_core::snapshot::{Changes, Snapshot, fold};
 use skein_core::{AppId, ConfigHash, MachineId, NodeNumber, ProcessGroup, RegionCode, VersionId};
+use tokio::sync::watch;
+use ulid::Ulid;
 
 use crate::agenda::{MS, Micros};
+use crate::bare::node_record;
 use crate::facts::ulid;
 use crate::invariants::View;
 use crate::peers::{Clock, Peers};
 use crate::request::{PORT, Running};
+use crate::seam::poll;
 use crate::world::Open;
 
 /// A Machine on its node.
@@ -115,6 +122,70 @@ pub(crate) struct Held {
     pub(crate) start: Micros,
 }
 
+/// How a write through a node's registry ended.
+pub(crate) type Answer = Result<(Outcome, u64), ProposeError>;
+
+/// A running node's ends of the seams, and what it takes from them: each follower its own receiver,
+/// as in a real node.
+pub(crate) struct Knows {
+    /// Gossip.
+    pub(crate) membership: Arc<dyn Membership>,
+    registry: Arc<dyn Registry>,
+    /// For the snapshot.
+    members: watch::Receiver<Members>,
+    facts: watch::Receiver<(u64, Arc<State>)>,
+    /// For gossip's seeds.
+    pub(crate) nodes: watch::Receiver<(u64, Arc<State>)>,
+    writes: Vec<(Ulid, BoxFuture<'static, Answer>)>,
+}
+
+impl std::fmt::Debug for Knows {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Knows").field("writes", &self.writes.len()).finish_non_exhaustive()
+    }
+}
+
+impl Knows {
+    /// Of a node that has just started.
+    pub(crate) fn new(membership: Arc<dyn Membership>, registry: Arc<dyn Registry>) -> Self {
+        let (members, mut facts, mut nodes) = (membership.members(), registry.watch(), registry.watch());
+        // What was there before counts as news too.
+        facts.mark_changed();
+        nodes.mark_changed();
+        Self { membership, registry, members, facts, nodes, writes: Vec::new() }
+    }
+
+    /// Whether there is something to fold.
+    pub(crate) fn has_news(&self) -> bool {
+        // Both senders outlive the node.
+        self.members.has_changed().is_ok_and(|changed| changed)
+            || self.facts.has_changed().is_ok_and(|changed| changed)
+    }
+
+    /// Begins a write.
+    pub(crate) fn submit(&mut self, proposal: Proposal) {
+        let (request, registry) = (proposal.request, Arc::clone(&self.registry));
+        let mut write: BoxFuture<'static, Answer> = Box::pin(async move { registry.submit(proposal).await });
+        // Nothing is submitted before it is polled; nothing can have come of it yet.
+        let begun = poll(write.as_mut());
+        debug_assert!(begun.is_none());
+        self.writes.push((request, write));
+    }
+
+    /// The writes that ended.
+    pub(crate) fn answers(&mut self) -> Vec<(Ulid, Answer)> {
+        let mut ended = Vec::new();
+        self.writes.retain_mut(|(request, write)| match poll(write.as_mut()) {
+            Some(answer) => {
+                ended.push((*request, answer));
+                false
+            }
+            None => true,
+        });
+        ended
+    }
+}
+
 /// A node.
 #[derive(Debug)]
 pub(crate) struct Node {
@@ -136,6 +207,8 @@ pub(crate) struct Node {
     pub(crate) machines: BTreeMap<MachineId, Machine>,
     /// Those, as its worker sees them.
     pub(crate) local: OrdMap<MachineId, Arc<LocalMachine>>,
+    /// Its ends of the seams; `None` while it is dead.
+    pub(crate) knows: Option<Knows>,
     /// What it knows.
     pub(crate) snapshot: Arc<Snapshot>,
     folder: Folder,
@@ -167,6 +240,7 @@ impl Node {
             skew: 0,
             machines: BTreeMap::new(),
             local: OrdMap::new(),
+            knows: None,
             snapshot: Arc::default(),
             folder: Folder::new(Arc::default()),
             folded: Members::new(),
@@ -206,6 +280,20 @@ impl Node {
         }
     }
 
+    /// Tells gossip of its Machines, as they are.
+    pub(crate) fn say_machines(&self) {
+        let records = self.machines.values().map(|machine| (machine.id, self.record(machine)));
+        let said = self.knows.as_ref().map(|knows| knows.membership.set_machines(&records.collect()));
+        debug_assert!(said.is_none_or(|said| said.is_ok()), "a Machine's record is short");
+    }
+
+    /// Tells gossip of itself.
+    pub(crate) fn say_itself(&self) {
+        let record = NodeRecord { draining: self.drains(), ..node_record(self.number, self.region) };
+        let said = self.knows.as_ref().map(|knows| knows.membership.set_node(&record));
+        debug_assert!(said.is_none_or(|said| said.is_ok()), "a node's record is short");
+    }
+
     /// Publishes a Machine, or its end, to the worker.
     pub(crate) fn publish(&mut self, id: MachineId, clock: &Clock) {
         let Some(machine) = self.machines.get(&id) else {
@@ -228,7 +316,7 @@ impl Node {
 
     /// Forgets all that a killed process forgets.
     pub(crate) fn die(&mut self, peers: Arc<Peers>) {
-        (self.life, self.paused, self.folds) = (None, false, false);
+        (self.life, self.knows, self.paused, self.folds) = (None, None, false, false);
         (self.snapshot, self.folded) = (Arc::default(), Members::new());
         self.folder = Folder::new(Arc::default());
         self.asked.clear();
@@ -243,16 +331,13 @@ impl Node {
     }
 
     /// Folds what is new into the snapshot; whether anything was.
-    pub(crate) fn fold(
-        &mut self,
-        now: Micros,
-        members: &Members,
-        registry: (u64, Arc<State>),
-        configs: Vec<(ConfigHash, Arc<MachineConfig>)>,
-    ) -> bool {
+    pub(crate) fn fold(&mut self, now: Micros, configs: Vec<(ConfigHash, Arc<MachineConfig>)>) -> bool {
         let now_ms = self.unix_ms(now);
+        let Some(knows) = &mut self.knows else { return false };
+        let members = knows.members.borrow_and_update().clone();
+        let registry = knows.facts.borrow_and_update().clone();
         self.folded = members.clone();
-        let folded = self.folder.step(members.clone(), registry, configs, now_ms);
+        let folded = self.folder.step(members, registry, configs, now_ms);
         if folded {
             self.snapshot = Arc::new(self.folder.snapshot().clone());
         }

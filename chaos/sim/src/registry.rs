@@ -13,12 +13,15 @@
 //!
 //! The free parameters are in [`Params`], fitted by `skein-sim fit`.
 
+mod alone;
 mod replica;
+mod seat;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use skein_cluster::registry::ProposeError;
 use skein_core::facts::{Command, Outcome, Proposal, Refusal, State};
 use skein_core::random::Seed;
 use skein_core::{NodeNumber, Random};
@@ -26,7 +29,10 @@ use ulid::Ulid;
 
 use crate::agenda::{MS, Micros};
 use crate::net::{Class, Network};
+use crate::seam::Bell;
+pub use alone::Alone;
 use replica::Replica;
+pub use seat::Seat;
 use write::Write;
 
 /// What is fitted to the real one, beside the structure.
@@ -83,13 +89,38 @@ pub struct Message(Kind);
 
 #[derive(Debug, Clone)]
 enum Kind {
-    Vote { term: u64, last: Place },
-    Voted { term: u64, granted: bool, last: Place },
-    Append { term: u64, prev: Place, entries: Vec<Entry>, commit: usize, round: u64 },
-    Appended { term: u64, matched: Option<usize>, round: u64 },
+    Vote {
+        term: u64,
+        last: Place,
+    },
+    Voted {
+        term: u64,
+        granted: bool,
+        last: Place,
+    },
+    Append {
+        term: u64,
+        prev: Place,
+        entries: Vec<Entry>,
+        commit: usize,
+        round: u64,
+    },
+    Appended {
+        term: u64,
+        matched: Option<usize>,
+        round: u64,
+    },
     Propose(Arc<Proposal>),
-    Accepted { request: Ulid, outcome: Result<Outcome, Refusal>, index: usize },
-    NotTaken { request: Ulid, no_majority: bool },
+    Accepted {
+        request: Ulid,
+        outcome: Result<Outcome, Refusal>,
+        index: usize,
+    },
+    /// With the voters that the leader reaches and all of them, when it is no majority.
+    NotTaken {
+        request: Ulid,
+        no_majority: Option<(usize, usize)>,
+    },
 }
 
 impl Message {
@@ -131,42 +162,25 @@ impl Event {
 }
 
 /// How a write ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
-    /// It counts, and this node has applied it.
-    Done(Outcome),
-    /// The facts do not allow it.
-    Refused(Refusal),
-    /// Too few voters can be reached; it may still be carried out.
-    NoMajority,
-    /// No leader took it in time; it may still be carried out.
-    Timeout,
-}
+pub type Answer = Result<(Outcome, u64), ProposeError>;
 
-/// What comes of an event.
-#[derive(Debug, Default)]
-pub struct Effects {
-    /// What will happen, and when.
-    pub later: Vec<(Micros, Event)>,
-    /// Writes that ended, with the node they were made through.
-    pub answers: Vec<(NodeNumber, Ulid, Answer)>,
-    /// Nodes whose facts changed.
-    pub changed: BTreeSet<NodeNumber>,
-}
+/// What will happen, and when.
+pub type Later = Vec<(Micros, Event)>;
 
 /// The registries of all nodes.
 #[derive(Debug)]
-pub struct Registry {
+pub struct Registries {
     params: Params,
     voters: BTreeSet<NodeNumber>,
     all: BTreeSet<NodeNumber>,
     replicas: BTreeMap<NodeNumber, Replica>,
     writes: BTreeMap<(NodeNumber, Ulid), Write>,
     lives: u64,
+    bell: Bell,
     rng: Seed,
 }
 
-impl Registry {
+impl Registries {
     /// Registries of `nodes` that all hold what `beginning` makes; the lowest `voters` of them vote.
     /// None of them runs yet.
     pub fn new(
@@ -188,28 +202,41 @@ impl Registry {
             all,
             writes: BTreeMap::new(),
             lives: 0,
+            bell: Bell::default(),
             rng,
         }
     }
 
-    /// Starts a node's registry on what is on its disk.
-    pub fn start(&mut self, now: Micros, number: NodeNumber, effects: &mut Effects) {
+    /// Starts a node's registry on what is on its disk; `None` for a node that does not exist.
+    pub fn start(&mut self, now: Micros, number: NodeNumber, later: &mut Later) -> Option<Seat> {
         self.lives += 1;
         let first = self.rng.below(self.params.tick as usize) as Micros;
         let timeout = self.timeout();
-        if let Some(replica) = self.replicas.get_mut(&number) {
-            replica.restart(now, self.lives, timeout);
-            effects.changed.insert(number);
-            if self.voters.contains(&number) {
-                effects.later.push((now + first, Event::Tick(number, self.lives)));
+        let replica = self.replicas.get_mut(&number)?;
+        let seat = Seat::new(number, replica.applied, &replica.state, self.bell.clone());
+        replica.restart(now, self.lives, timeout, seat.clone());
+        if self.voters.contains(&number) {
+            later.push((now + first, Event::Tick(number, self.lives)));
+        }
+        Some(seat)
+    }
+
+    /// Begins what was submitted since the last time; through which nodes.
+    pub fn settle(&mut self, now: Micros, network: &mut Network, later: &mut Later) -> BTreeSet<NodeNumber> {
+        let rung = self.bell.rung();
+        for number in &rung {
+            let seat = self.replicas.get(number).and_then(|replica| replica.seat.as_ref());
+            for (proposal, reply) in seat.map(Seat::submitted).unwrap_or_default() {
+                self.propose(now, *number, proposal, reply, network, later);
             }
         }
+        rung
     }
 
     /// Ends a node's registry; what is on its disk stays. Its writes get no answer.
     pub fn kill(&mut self, number: NodeNumber) {
         if let Some(replica) = self.replicas.get_mut(&number) {
-            replica.life = None;
+            (replica.life, replica.seat) = (None, None);
         }
         self.writes.retain(|(node, _), _| *node != number);
     }
@@ -232,19 +259,19 @@ impl Registry {
     }
 
     /// Lets `event` happen.
-    pub fn handle(&mut self, now: Micros, event: Event, network: &mut Network, effects: &mut Effects) {
+    pub fn handle(&mut self, now: Micros, event: Event, network: &mut Network, later: &mut Later) {
         let number = event.node();
         let Some(life) = self.replicas.get(&number).and_then(|replica| replica.life) else { return };
         match event {
             Event::Tick(_, of) if of == life => {
-                self.tick(now, number, network, effects);
-                effects.later.push((now + self.params.tick, Event::Tick(number, life)));
+                self.tick(now, number, network, later);
+                later.push((now + self.params.tick, Event::Tick(number, life)));
             }
             Event::Retry(_, of, request) if of == life => {
-                self.retry(now, number, request, network, effects);
+                self.retry(now, number, request, network, later);
             }
             Event::Tick(..) | Event::Retry(..) => {}
-            Event::Arrive { from, message, .. } => self.take(now, number, from, message.0, network, effects),
+            Event::Arrive { from, message, .. } => self.take(now, number, from, message.0, network, later),
         }
     }
 
@@ -259,11 +286,11 @@ impl Registry {
         to: NodeNumber,
         kind: Kind,
         network: &mut Network,
-        effects: &mut Effects,
+        later: &mut Later,
     ) {
         let message = Message(kind);
         for at in network.send(now, from, to, Class::Stream, message.bytes()) {
-            effects.later.push((at, Event::Arrive { from, to, message: message.clone() }));
+            later.push((at, Event::Arrive { from, to, message: message.clone() }));
         }
     }
 }

@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Waker};
+use std::task::Poll;
 use std::time::Duration;
 
 use skein_core::balance::Constraint;
@@ -26,6 +26,7 @@ use skein_core::{AppId, MachineId, NodeNumber};
 use crate::agenda::Micros;
 use crate::invariants::{Decided, Known};
 use crate::peers::{Clock, Peers};
+use crate::seam::poll;
 
 /// The public port of every app.
 pub const PORT: u16 = 80;
@@ -157,10 +158,7 @@ impl Running {
 
     /// Goes on; the end, if it has come.
     pub fn go_on(&mut self) -> Option<End> {
-        match self.future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(end) => Some(end),
-            Poll::Pending => None,
-        }
+        poll(self.future.as_mut())
     }
 }
 

@@ -12,6 +12,8 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use skein_cluster::gossip::Membership;
+use skein_cluster::registry::Registry;
 use skein_core::code::ErrorCode;
 use skein_core::machine::MachineConfig;
 use skein_core::random::Seed;
@@ -20,16 +22,16 @@ use skein_core::wire::RefuseReason;
 use skein_core::{AppId, ConfigHash, MachineId, NodeNumber, RegionCode};
 
 use crate::agenda::{Agenda, MS, Micros, SECOND, micros};
-use crate::bare::{node_record, region_of};
+use crate::bare::region_of;
 use crate::cluster::{self, Cluster};
 use crate::facts;
-use crate::gossip::{Gossiper, Params};
+use crate::gossip::Params;
 use crate::invariants::{self, Verdict, Violation};
 use crate::net::{Class, IDLE, Network};
-use crate::node::{Node, view};
+use crate::node::{Knows, Node, view};
 use crate::peers::{Clock, PROBE, Peers};
 use crate::reference::{NodeStatus, Reference};
-use crate::registry::{self, Registry};
+use crate::registry::{self, Registries};
 use crate::transition::Transition;
 
 /// The least time between two folds: the production's.
@@ -174,7 +176,7 @@ pub struct World {
     places: Vec<(NodeNumber, RegionCode)>,
     network: Network,
     gossip: Cluster,
-    registry: Registry,
+    registry: Registries,
     nodes: BTreeMap<NodeNumber, Node>,
     /// What waits for nodes that stand still.
     waiting: BTreeMap<NodeNumber, VecDeque<Event>>,
@@ -209,7 +211,7 @@ impl World {
         network.add(places.iter().copied());
         let numbers = places.iter().map(|(number, _)| *number);
         let (beginning, raft) = (facts::beginning(&places), registry::Params::default());
-        let registry = Registry::new(numbers, 3, beginning, raft, seed.child("registry"));
+        let registry = Registries::new(numbers, 3, beginning, raft, seed.child("registry"));
         let node = |(number, region): &(NodeNumber, RegionCode)| {
             let peers = Arc::new(Peers::new(*number, &places, &regions, &clock));
             (*number, Node::new(*number, *region, peers))
@@ -219,7 +221,7 @@ impl World {
             seed: seed.clone(),
             setup,
             agenda: Agenda::default(),
-            gossip: Cluster::new(Params::default().tick),
+            gossip: Cluster::new(Params::default()),
             clock,
             regions,
             network,
@@ -260,7 +262,11 @@ impl World {
             let asleep = event.node().filter(|number| self.nodes.get(number).is_some_and(|node| node.paused));
             match asleep {
                 Some(number) => self.waiting.entry(number).or_default().push_back(event),
-                None => self.happen(event),
+                None => {
+                    let number = event.node();
+                    self.happen(event);
+                    self.settle(number);
+                }
             }
         }
         if self.violation.is_none() {
@@ -317,19 +323,16 @@ impl World {
                     self.heard(*to, *from);
                 }
                 let mut later = Vec::new();
-                let changed = self.gossip.handle(self.agenda.now(), event, &mut self.network, &mut later);
+                self.gossip.handle(self.agenda.now(), event, &mut self.network, &mut later);
                 self.put_gossip(later);
-                if let Some(number) = changed {
-                    self.fold_soon(number);
-                }
             }
             Event::Registry(event) => {
                 if let registry::Event::Arrive { from, to, .. } = &event {
                     self.heard(*to, *from);
                 }
-                let mut effects = registry::Effects::default();
-                self.registry.handle(self.agenda.now(), event, &mut self.network, &mut effects);
-                self.put_registry(effects);
+                let mut later = Vec::new();
+                self.registry.handle(self.agenda.now(), event, &mut self.network, &mut later);
+                self.put_registry(later);
             }
             Event::Packet { from, to, packet } => {
                 if self.nodes.get(&to).is_some_and(|node| node.life.is_some()) {
@@ -377,18 +380,44 @@ impl World {
         }
     }
 
-    fn put_registry(&mut self, effects: registry::Effects) {
-        for (at, event) in effects.later {
+    fn put_registry(&mut self, later: registry::Later) {
+        for (at, event) in later {
             self.agenda.at(at, Event::Registry(event));
         }
-        for number in effects.changed {
-            let now = self.now();
-            if let Some((_, state)) = self.registry.state(number) {
-                state.apps().for_each(|app| self.reference.app(now, app.id));
-            }
+    }
+
+    /// Brings about what an event at `number` has set off on either side of the seams.
+    fn settle(&mut self, number: Option<NodeNumber>) {
+        let (now, mut later) = (self.now(), Vec::new());
+        let mut moved = self.registry.settle(now, &mut self.network, &mut later);
+        self.put_registry(later);
+        moved.extend(number);
+        for number in moved {
+            self.follow(number);
+        }
+        let mut later = Vec::new();
+        self.gossip.settle(now, &mut later);
+        self.put_gossip(later);
+    }
+
+    /// What a node does about what came through the seams: its registry's nodes are gossip's seeds,
+    /// what is new is folded, and writes that ended are noted.
+    fn follow(&mut self, number: NodeNumber) {
+        let now = self.now();
+        let Some(node) = self.nodes.get_mut(&number) else { return };
+        let Some(knows) = node.knows.as_mut() else { return };
+        if knows.nodes.has_changed().is_ok_and(|changed| changed) {
+            let state = Arc::clone(&knows.nodes.borrow_and_update().1);
+            let others = state.nodes().map(|other| other.number).filter(|other| *other != number);
+            knows.membership.set_seeds(others.collect());
+            state.apps().for_each(|app| self.reference.app(now, app.id));
+        }
+        let news = knows.has_news();
+        let answers = knows.answers();
+        if news {
             self.fold_soon(number);
         }
-        for (number, request, answer) in effects.answers {
+        for (request, answer) in answers {
             self.note(format_args!("registry at {number}: write {} is {answer:?}", request.0));
         }
     }
@@ -406,14 +435,11 @@ impl World {
 
     fn fold(&mut self, number: NodeNumber) {
         let now = self.now();
-        let (Some(node), Some(members)) = (self.nodes.get_mut(&number), self.gossip.members(number)) else {
-            return;
-        };
-        let Some(registry) = self.registry.state(number) else { return };
+        let Some(node) = self.nodes.get_mut(&number) else { return };
         node.folds = false;
         let before = Arc::clone(&node.snapshot);
         let configs = self.arrived.remove(&number).unwrap_or_default();
-        if !node.fold(now, members, registry, configs) {
+        if !node.fold(now, configs) {
             return;
         }
         node.next_fold = now + BATCH;
@@ -560,19 +586,18 @@ impl World {
         (node.life, node.woke) = (Some(life), now);
         node.draining.store(false, std::sync::atomic::Ordering::Relaxed);
         let rng = self.seed.child(&format!("gossip {number} {life}"));
-        let mut gossiper = Gossiper::new(number, life, Params::default(), rng);
-        gossiper.set_seeds(self.places.iter().map(|(number, _)| *number));
-        for machine in node.machines.values() {
-            gossiper.set_machine(node.record(machine));
-        }
-        gossiper.set_node(node_record(number, node.region));
         let machines: Vec<MachineId> = node.machines.keys().copied().collect();
-        let mut later = Vec::new();
-        self.gossip.start(now, number, gossiper, &mut later);
-        self.put_gossip(later);
-        let mut effects = registry::Effects::default();
-        self.registry.start(now, number, &mut effects);
-        self.put_registry(effects);
+        let (mut gossips, mut votes) = (Vec::new(), Vec::new());
+        let membership: Arc<dyn Membership> =
+            Arc::new(self.gossip.start(now, number, life, rng, &mut gossips));
+        let Some(seat) = self.registry.start(now, number, &mut votes) else { return };
+        let registry: Arc<dyn Registry> = Arc::new(seat);
+        node.knows = Some(Knows::new(membership, registry));
+        node.say_machines();
+        node.say_itself();
+        self.put_gossip(gossips);
+        self.put_registry(votes);
+        self.settle(Some(number));
         self.agenda.after(PROBE, Event::Probe(number, life));
         self.reference.node(now, number, NodeStatus { answers: true, draining: false });
         for machine in machines {

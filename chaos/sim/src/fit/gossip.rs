@@ -63,7 +63,7 @@ impl Subject for Bare {
     }
     fn change(&mut self, node: NodeNumber, number: u32) {
         let record = skein_core::record::Record { number, ..record(u64::from(node.0)) };
-        self.say(node, |gossiper| gossiper.set_machine(record));
+        self.say(node, [record]);
     }
     async fn kill(&mut self, node: NodeNumber) {
         Self::kill(self, node);

@@ -16,14 +16,13 @@ use skein_core::random::Seed;
 use skein_core::region::Regions;
 use skein_core::{NodeNumber, Random};
 use tokio::time::Instant;
-use ulid::Ulid;
 
 use super::stats::{Row, Samples};
-use crate::agenda::{Agenda, MS, Micros, SECOND, micros};
+use crate::agenda::{MS, Micros, SECOND, micros};
 use crate::bare::region_of;
 use crate::facts;
 use crate::net::{Class, Network};
-use crate::registry::{Answer, Effects, Event, Params, Registry};
+use crate::registry::{Alone, Params};
 
 /// Who votes in both.
 const VOTERS: usize = 3;
@@ -264,103 +263,44 @@ async fn measure_real(count: u32, writes: u32, deaths: u32, seed: &Seed) -> anyh
 
 // The model.
 
-struct Model {
-    agenda: Agenda<Event>,
-    network: Network,
-    registry: Registry,
-    answers: Vec<(NodeNumber, Ulid, Answer)>,
-    names: u128,
-}
-
-impl Model {
-    fn with(&mut self, action: impl FnOnce(&mut Registry, Micros, &mut Network, &mut Effects)) {
-        let mut effects = Effects::default();
-        action(&mut self.registry, self.agenda.now(), &mut self.network, &mut effects);
-        for (at, event) in effects.later {
-            self.agenda.at(at, event);
-        }
-        self.answers.extend(effects.answers);
-    }
-
-    /// Lets time pass until `done` says so; whether it did within `limit`.
-    fn until(&mut self, limit: Micros, done: impl Fn(&Self) -> bool) -> bool {
-        let end = self.agenda.now() + limit;
-        while !done(self) {
-            let Some(event) = self.agenda.next(end) else { return false };
-            self.with(|registry, now, network, effects| registry.handle(now, event, network, effects));
-        }
-        true
-    }
-
-    fn write(&mut self, through: NodeNumber) -> bool {
-        self.names += 1;
-        let (request, command) =
-            (Ulid(self.names), facts::create_app(self.names, &format!("app-{}", self.names)));
-        self.with(|registry, now, network, effects| {
-            registry.propose(now, through, request, command, network, effects);
-        });
-        let answered = |model: &Self| model.answers.iter().any(|(_, id, _)| *id == request);
-        self.until(60 * SECOND, answered);
-        self.answers.iter().any(|(_, id, answer)| *id == request && matches!(answer, Answer::Done(_)))
-    }
-}
-
 fn measure_model(count: u32, writes: u32, seed: &Seed, measured: &mut Measured) {
-    let regions = Regions::default();
-    let nodes: Vec<_> = (1..=count).map(NodeNumber).map(|n| (n, region_of(&regions, n))).collect();
-    let numbers = nodes.iter().map(|(number, _)| *number);
-    let beginning = facts::beginning(&nodes);
-    let mut model = Model {
-        agenda: Agenda::default(),
-        network: network(count, seed),
-        registry: Registry::new(numbers, VOTERS, beginning, Params::default(), seed.child("raft")),
-        answers: Vec::new(),
-        names: 1_000,
-    };
+    let mut model = Alone::new(count, VOTERS, Params::default(), seed);
     // The real one's first leader is the first node: here the others come later.
-    model.with(|registry, now, _, effects| registry.start(now, NodeNumber(1), effects));
-    model.with(|registry, now, _, effects| registry.start(now, NodeNumber(2), effects));
-    model.until(20 * SECOND, |model| model.registry.leader().is_some());
+    model.start(NodeNumber(1));
+    model.start(NodeNumber(2));
+    model.until(20 * SECOND, |model| model.registries().leader().is_some());
     for number in 3..=count {
-        model.with(|registry, now, _, effects| registry.start(now, NodeNumber(number), effects));
+        model.start(NodeNumber(number));
     }
-    model.until(5 * SECOND, |_| false);
+    model.run(5 * SECOND);
     let mut rng = seed.child("measure");
-    let first = model.registry.leader();
-    let as_the_real_one = first == Some(NodeNumber(1));
-    for _ in 0..if as_the_real_one { writes } else { 0 } {
-        let start = model.agenda.now();
-        if !model.write(NodeNumber(1 + rng.below(count as usize) as u32)) {
-            measured.missed += 1;
-            continue;
-        }
-        measured.done.add((model.agenda.now() - start) as f64 / MS as f64);
-        let name = format!("app-{}", model.names);
-        let has = |model: &Model, number| {
-            model
-                .registry
-                .state(NodeNumber(number))
-                .is_some_and(|(_, state)| state.app_by_name(&name).is_some())
-        };
-        let all = model.until(60 * SECOND, |model| (1..=count).all(|number| has(model, number)));
-        measured.missed += usize::from(!all);
-        measured.everywhere.add((model.agenda.now() - start) as f64 / MS as f64);
-        model.until((100 + rng.below(300) as Micros) * MS, |_| false);
-    }
-    let Some(leader) = first else {
+    let Some(leader) = model.registries().leader() else {
         measured.missed += 1;
         return;
     };
-    model.until(rng.below(600) as Micros * MS, |_| false);
-    model.registry.kill(leader);
-    let start = model.agenda.now();
+    let as_the_real_one = leader == NodeNumber(1);
+    for write in 0..if as_the_real_one { writes } else { 0 } {
+        let (start, name) = (model.now(), format!("app-{write}"));
+        if model.write(NodeNumber(1 + rng.below(count as usize) as u32), &name).is_err() {
+            measured.missed += 1;
+            continue;
+        }
+        measured.done.add((model.now() - start) as f64 / MS as f64);
+        let all = |model: &Alone| (1..=count).all(|number| model.has(NodeNumber(number), &name));
+        measured.missed += usize::from(!model.until(60 * SECOND, all));
+        measured.everywhere.add((model.now() - start) as f64 / MS as f64);
+        model.run((100 + rng.below(300) as Micros) * MS);
+    }
+    model.run(rng.below(600) as Micros * MS);
+    model.kill(leader);
+    let start = model.now();
     let through = loop {
         let through = NodeNumber(1 + rng.below(count as usize) as u32);
         if through != leader {
             break through;
         }
     };
-    let tries = (0..10).take_while(|_| !model.write(through)).count();
+    let tries = (0..10).take_while(|_| model.write(through, "after").is_err()).count();
     measured.missed += usize::from(tries == 10);
-    measured.failover.add((model.agenda.now() - start) as f64 / MS as f64);
+    measured.failover.add((model.now() - start) as f64 / MS as f64);
 }

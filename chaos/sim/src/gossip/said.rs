@@ -1,6 +1,5 @@
 //! What a node says of itself, with the version of each key.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use imbl::OrdMap;
@@ -9,7 +8,7 @@ use skein_core::record::Record;
 use skein_core::{MachineId, codec};
 
 /// Characters of base 64 for so many bytes.
-fn text(bytes: usize) -> usize {
+pub(super) fn text(bytes: usize) -> usize {
     (bytes * 4).div_ceil(3)
 }
 
@@ -47,11 +46,11 @@ impl Said {
     pub(super) fn next(
         self: &Arc<Self>,
         node: &NodeRecord,
-        machines: &BTreeMap<MachineId, Record>,
+        machines: &OrdMap<MachineId, Record>,
     ) -> Arc<Self> {
         let mut next = Self::clone(self);
         let gone: Vec<MachineId> =
-            self.machines.keys().filter(|id| !machines.contains_key(id)).copied().collect();
+            self.machines.keys().filter(|id| !machines.contains_key(*id)).copied().collect();
         for id in gone {
             next.version += 1;
             next.machines.remove(&id);

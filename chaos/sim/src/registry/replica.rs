@@ -7,7 +7,7 @@ use skein_core::NodeNumber;
 use skein_core::facts::{Outcome, Proposal, Refusal, State};
 use ulid::Ulid;
 
-use super::{Effects, Entry, Kind, Place, Registry};
+use super::{Entry, Kind, Later, Place, Registries, Seat};
 use crate::agenda::Micros;
 use crate::net::Network;
 
@@ -21,6 +21,7 @@ pub(super) struct Replica {
     pub(super) state: Arc<State>,
     // In memory.
     pub(super) life: Option<u64>,
+    pub(super) seat: Option<Seat>,
     commit: usize,
     role: Role,
     pub(super) leader: Option<NodeNumber>,
@@ -78,8 +79,9 @@ impl Replica {
         self.applied = self.log.len();
     }
 
-    pub(super) fn restart(&mut self, now: Micros, life: u64, timeout: Micros) {
-        (self.life, self.role, self.leader) = (Some(life), Role::Follower, None);
+    pub(super) fn restart(&mut self, now: Micros, life: u64, timeout: Micros, seat: Seat) {
+        (self.life, self.seat) = (Some(life), Some(seat));
+        (self.role, self.leader) = (Role::Follower, None);
         (self.commit, self.heard, self.timeout) = (self.applied, now, timeout);
         self.passed.clear();
         self.outlogged = false;
@@ -118,21 +120,22 @@ impl Replica {
         self.log.len()
     }
 
-    /// Whether the last answers of a majority are older than `grace`.
-    pub(super) fn majority_is_silent(
+    /// Voters whose last answer is not older than `grace`, of how many, when they are no majority.
+    pub(super) fn minority(
         &self,
         now: Micros,
         voters: &BTreeSet<NodeNumber>,
         grace: Micros,
-    ) -> bool {
-        let Role::Leader(lead) = &self.role else { return false };
+    ) -> Option<(usize, usize)> {
+        let Role::Leader(lead) = &self.role else { return None };
         let recent = |voter: &&NodeNumber| lead.answered.get(voter).is_some_and(|at| now - *at <= grace);
-        (1 + voters.iter().filter(recent).count()) * 2 <= voters.len()
+        let reached = 1 + voters.iter().filter(recent).count();
+        (reached * 2 <= voters.len()).then_some((reached, voters.len()))
     }
 
     /// Applies what counts: the requests it holds, with their outcomes.
     fn apply(&mut self) -> Vec<(Ulid, Result<Outcome, Refusal>, usize)> {
-        let mut done = Vec::new();
+        let (mut done, before) = (Vec::new(), self.applied);
         while self.applied < self.commit {
             let entry = self.log.get(self.applied).cloned();
             self.applied += 1;
@@ -143,25 +146,22 @@ impl Replica {
                 done.push((proposal.request, outcome, self.applied));
             }
         }
+        if let Some(seat) = self.seat.as_ref().filter(|_| self.applied > before) {
+            seat.publish(self.applied, &self.state);
+        }
         done
     }
 }
 
-impl Registry {
-    pub(super) fn tick(
-        &mut self,
-        now: Micros,
-        number: NodeNumber,
-        network: &mut Network,
-        effects: &mut Effects,
-    ) {
+impl Registries {
+    pub(super) fn tick(&mut self, now: Micros, number: NodeNumber, network: &mut Network, later: &mut Later) {
         let Some(replica) = self.replicas.get_mut(&number) else { return };
         if let Role::Leader(lead) = &mut replica.role {
             // Whatever was not answered by now is given up.
             for follower in lead.followers.values_mut() {
                 (follower.waits, follower.told) = (None, usize::MAX);
             }
-            self.replicate(now, number, network, effects);
+            self.replicate(now, number, network, later);
         } else if now - replica.heard > replica.patience(self.params.lease) {
             replica.term = next_term(replica.term, number);
             (replica.voted, replica.leader, replica.heard) = (Some(number), None, now);
@@ -169,13 +169,13 @@ impl Registry {
             let (term, last) = (replica.term, replica.last());
             for voter in self.voters.iter().filter(|voter| **voter != number) {
                 let sent = now + self.params.disk;
-                Self::send(sent, number, *voter, Kind::Vote { term, last }, network, effects);
+                Self::send(sent, number, *voter, Kind::Vote { term, last }, network, later);
             }
-            self.count_votes(now, number, network, effects);
+            self.count_votes(now, number, network, later);
         }
     }
 
-    fn count_votes(&mut self, now: Micros, number: NodeNumber, network: &mut Network, effects: &mut Effects) {
+    fn count_votes(&mut self, now: Micros, number: NodeNumber, network: &mut Network, later: &mut Later) {
         let Some(replica) = self.replicas.get_mut(&number) else { return };
         match &replica.role {
             Role::Candidate(votes) if votes.len() * 2 > self.voters.len() => {}
@@ -188,7 +188,7 @@ impl Registry {
         replica.role = Role::Leader(Lead { followers, answered, round: 0 });
         replica.leader = Some(number);
         replica.append(None);
-        self.advance(now, number, network, effects);
+        self.advance(now, number, network, later);
     }
 
     /// Sends each node what it lacks, one message at a time.
@@ -197,7 +197,7 @@ impl Registry {
         now: Micros,
         number: NodeNumber,
         network: &mut Network,
-        effects: &mut Effects,
+        later: &mut Later,
     ) {
         let Some(replica) = self.replicas.get_mut(&number) else { return };
         let (term, commit, length) = (replica.term, replica.commit, replica.log.len());
@@ -216,7 +216,7 @@ impl Registry {
             let entries: Vec<Entry> = replica.log.iter().skip(next - 1).take(64).cloned().collect();
             let prev = (replica.term_at(next - 1), next - 1);
             let kind = Kind::Append { term, prev, entries, commit, round };
-            Self::send(now, number, other, kind, network, effects);
+            Self::send(now, number, other, kind, network, later);
         }
     }
 
@@ -226,7 +226,7 @@ impl Registry {
         now: Micros,
         number: NodeNumber,
         network: &mut Network,
-        effects: &mut Effects,
+        later: &mut Later,
     ) {
         let Some(replica) = self.replicas.get_mut(&number) else { return };
         if let Role::Leader(lead) = &replica.role {
@@ -243,23 +243,20 @@ impl Registry {
                 replica.commit = majority;
             }
         }
-        self.applied(now, number, network, effects);
-        self.replicate(now, number, network, effects);
+        self.applied(now, number, network, later);
+        self.replicate(now, number, network, later);
     }
 
-    fn applied(&mut self, now: Micros, number: NodeNumber, network: &mut Network, effects: &mut Effects) {
+    fn applied(&mut self, now: Micros, number: NodeNumber, network: &mut Network, later: &mut Later) {
         let Some(replica) = self.replicas.get_mut(&number) else { return };
         let done = replica.apply();
         let (leads, applied) = (replica.leads(), replica.applied);
-        if !done.is_empty() {
-            effects.changed.insert(number);
-        }
         if leads {
             for (request, outcome, index) in done {
-                self.accepted(now, number, request, outcome, index, network, effects);
+                self.accepted(now, number, request, outcome, index, network, later);
             }
         }
-        self.caught_up(number, applied, effects);
+        self.caught_up(number, applied);
     }
 
     pub(super) fn take(
@@ -269,7 +266,7 @@ impl Registry {
         from: NodeNumber,
         kind: Kind,
         network: &mut Network,
-        effects: &mut Effects,
+        later: &mut Later,
     ) {
         let disk = self.params.disk;
         let Some(replica) = self.replicas.get_mut(&number) else { return };
@@ -285,7 +282,7 @@ impl Registry {
                     (replica.voted, replica.heard) = (Some(from), now);
                 }
                 let kind = Kind::Voted { term: replica.term, granted, last: replica.last() };
-                Self::send(now + disk, number, from, kind, network, effects);
+                Self::send(now + disk, number, from, kind, network, later);
             }
             Kind::Voted { term, granted, last } => {
                 replica.meet(term);
@@ -295,14 +292,14 @@ impl Registry {
                     && term == replica.term
                 {
                     votes.insert(from);
-                    self.count_votes(now, number, network, effects);
+                    self.count_votes(now, number, network, later);
                 }
             }
             Kind::Append { term, prev, entries, commit, round } => {
                 replica.meet(term);
                 if term < replica.term {
                     let kind = Kind::Appended { term: replica.term, matched: None, round };
-                    Self::send(now, number, from, kind, network, effects);
+                    Self::send(now, number, from, kind, network, later);
                     return;
                 }
                 (replica.role, replica.leader) = (Role::Follower, Some(from));
@@ -324,9 +321,9 @@ impl Registry {
                 });
                 let kind = Kind::Appended { term, matched, round };
                 let sent = if written { now + disk } else { now };
-                Self::send(sent, number, from, kind, network, effects);
-                self.applied(now, number, network, effects);
-                self.leader_changed(now, number, network, effects);
+                Self::send(sent, number, from, kind, network, later);
+                self.applied(now, number, network, later);
+                self.leader_changed(now, number, network, later);
             }
             Kind::Appended { term, matched, round } => {
                 replica.meet(term);
@@ -346,14 +343,14 @@ impl Registry {
                     }
                     None => follower.next = (follower.next - 1).max(1),
                 }
-                self.advance(now, number, network, effects);
+                self.advance(now, number, network, later);
             }
-            Kind::Propose(proposal) => self.proposed(now, number, from, &proposal, network, effects),
+            Kind::Propose(proposal) => self.proposed(now, number, from, &proposal, network, later),
             Kind::Accepted { request, outcome, index } => {
-                self.was_accepted(number, request, outcome, index, effects);
+                self.was_accepted(number, request, outcome, index);
             }
             Kind::NotTaken { request, no_majority } => {
-                self.was_not_taken(now, number, request, no_majority, effects);
+                self.was_not_taken(now, number, request, no_majority);
             }
         }
     }

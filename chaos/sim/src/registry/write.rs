@@ -2,18 +2,21 @@
 
 use std::sync::Arc;
 
+use skein_cluster::registry::ProposeError;
 use skein_core::NodeNumber;
-use skein_core::facts::{Command, Outcome, Proposal, Refusal};
+use skein_core::facts::{Outcome, Proposal, Refusal};
+use tokio::sync::oneshot;
 use ulid::Ulid;
 
-use super::{Answer, Effects, Event, Kind, Registry};
-use crate::agenda::{MS, Micros};
+use super::{Answer, Event, Kind, Later, Registries};
+use crate::agenda::Micros;
 use crate::net::Network;
 
 /// A write that has not ended, at the node it was made through.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Write {
     proposal: Arc<Proposal>,
+    reply: oneshot::Sender<Answer>,
     deadline: Micros,
     /// Whom it was sent to last, and when.
     asked: Option<(NodeNumber, Micros)>,
@@ -21,21 +24,22 @@ pub(super) struct Write {
     accepted: Option<(usize, Result<Outcome, Refusal>)>,
 }
 
-impl Registry {
-    /// Begins a write through a node; its answer comes in [`Effects::answers`], unless the node dies.
-    pub fn propose(
+impl Registries {
+    /// Begins a write through a node; it gets no answer when the node dies.
+    pub(super) fn propose(
         &mut self,
         now: Micros,
         node: NodeNumber,
-        request: Ulid,
-        command: Command,
+        proposal: Proposal,
+        reply: oneshot::Sender<Answer>,
         network: &mut Network,
-        effects: &mut Effects,
+        later: &mut Later,
     ) {
-        let proposal = Arc::new(Proposal { request, now_ms: now / MS, command });
+        let request = proposal.request;
         let deadline = now + self.params.write_timeout;
-        self.writes.insert((node, request), Write { proposal, deadline, asked: None, accepted: None });
-        self.retry(now, node, request, network, effects);
+        let write = Write { proposal: Arc::new(proposal), reply, deadline, asked: None, accepted: None };
+        self.writes.insert((node, request), write);
+        self.retry(now, node, request, network, later);
     }
 
     /// Tries a write, now and after each pause until it ends.
@@ -45,12 +49,12 @@ impl Registry {
         node: NodeNumber,
         request: Ulid,
         network: &mut Network,
-        effects: &mut Effects,
+        later: &mut Later,
     ) {
         let life = self.replicas.get(&node).and_then(|replica| replica.life);
         if let Some(life) = life.filter(|_| self.writes.contains_key(&(node, request))) {
-            effects.later.push((now + self.params.pause, Event::Retry(node, life, request)));
-            self.attempt(now, node, request, network, effects);
+            later.push((now + self.params.pause, Event::Retry(node, life, request)));
+            self.attempt(now, node, request, network, later);
         }
     }
 
@@ -60,7 +64,7 @@ impl Registry {
         node: NodeNumber,
         request: Ulid,
         network: &mut Network,
-        effects: &mut Effects,
+        later: &mut Later,
     ) {
         let params = self.params;
         let Some(replica) = self.replicas.get_mut(&node) else { return };
@@ -68,30 +72,28 @@ impl Registry {
         if now >= write.deadline {
             let answer = match write.accepted.take() {
                 // It counts, though this node was cut off meanwhile.
-                Some((_, outcome)) => answer(outcome),
-                None => Answer::Timeout,
+                Some((index, outcome)) => answer(index, outcome),
+                None => Err(ProposeError::Timeout),
             };
-            self.writes.remove(&(node, request));
-            effects.answers.push((node, request, answer));
+            self.end(node, request, answer);
             return;
         }
-        let silent = replica.majority_is_silent(now, &self.voters, params.majority_grace);
+        let minority = replica.minority(now, &self.voters, params.majority_grace);
         let waits =
             write.asked.is_some_and(|(whom, at)| Some(whom) == replica.leader && now - at < params.call);
-        if write.accepted.is_some() || (waits && !silent) {
+        if write.accepted.is_some() || (waits && minority.is_none()) {
             return;
         }
         let Some(leader) = replica.leader else { return };
         write.asked = Some((leader, now));
         let proposal = Arc::clone(&write.proposal);
         if leader != node {
-            Self::send(now, node, leader, Kind::Propose(proposal), network, effects);
-        } else if silent {
-            self.writes.remove(&(node, request));
-            effects.answers.push((node, request, Answer::NoMajority));
+            Self::send(now, node, leader, Kind::Propose(proposal), network, later);
+        } else if let Some((reached, voters)) = minority {
+            self.end(node, request, Err(ProposeError::NoMajority { reached, voters }));
         } else {
             replica.append(Some(proposal));
-            self.advance(now + params.disk, node, network, effects);
+            self.advance(now + params.disk, node, network, later);
         }
     }
 
@@ -103,23 +105,23 @@ impl Registry {
         from: NodeNumber,
         proposal: &Arc<Proposal>,
         network: &mut Network,
-        effects: &mut Effects,
+        later: &mut Later,
     ) {
         let (params, request) = (self.params, proposal.request);
         let Some(replica) = self.replicas.get_mut(&number) else { return };
-        let no_majority = replica.majority_is_silent(now, &self.voters, params.majority_grace);
-        if !replica.leads() || no_majority {
+        let no_majority = replica.minority(now, &self.voters, params.majority_grace);
+        if !replica.leads() || no_majority.is_some() {
             let kind = Kind::NotTaken { request, no_majority };
-            Self::send(now, number, from, kind, network, effects);
+            Self::send(now, number, from, kind, network, later);
             return;
         }
         replica.append(Some(Arc::clone(proposal)));
         replica.passed.insert(request, from);
-        self.advance(now + params.disk, number, network, effects);
+        self.advance(now + params.disk, number, network, later);
     }
 
     /// The leader has applied a write.
-    #[expect(clippy::too_many_arguments, reason = "a moment, a write, and where effects go")]
+    #[expect(clippy::too_many_arguments, reason = "a moment, a write, and where later go")]
     pub(super) fn accepted(
         &mut self,
         now: Micros,
@@ -128,14 +130,14 @@ impl Registry {
         outcome: Result<Outcome, Refusal>,
         index: usize,
         network: &mut Network,
-        effects: &mut Effects,
+        later: &mut Later,
     ) {
         let passed = self.replicas.get_mut(&leader).and_then(|replica| replica.passed.remove(&request));
         if let Some(from) = passed {
             let kind = Kind::Accepted { request, outcome, index };
-            Self::send(now, leader, from, kind, network, effects);
+            Self::send(now, leader, from, kind, network, later);
         } else {
-            self.was_accepted(leader, request, outcome, index, effects);
+            self.was_accepted(leader, request, outcome, index);
         }
     }
 
@@ -146,13 +148,12 @@ impl Registry {
         request: Ulid,
         outcome: Result<Outcome, Refusal>,
         index: usize,
-        effects: &mut Effects,
     ) {
         if let Some(write) = self.writes.get_mut(&(node, request)) {
             write.accepted.get_or_insert((index, outcome));
         }
         let applied = self.replicas.get(&node).map_or(0, |replica| replica.applied);
-        self.caught_up(node, applied, effects);
+        self.caught_up(node, applied);
     }
 
     pub(super) fn was_not_taken(
@@ -160,16 +161,14 @@ impl Registry {
         now: Micros,
         node: NodeNumber,
         request: Ulid,
-        no_majority: bool,
-        effects: &mut Effects,
+        no_majority: Option<(usize, usize)>,
     ) {
         let Some(write) = self.writes.get_mut(&(node, request)).filter(|write| write.accepted.is_none())
         else {
             return;
         };
-        if no_majority {
-            self.writes.remove(&(node, request));
-            effects.answers.push((node, request, Answer::NoMajority));
+        if let Some((reached, voters)) = no_majority {
+            self.end(node, request, Err(ProposeError::NoMajority { reached, voters }));
         } else {
             // The next attempt asks whoever leads by then.
             write.asked = write.asked.filter(|(_, at)| now - *at < self.params.pause);
@@ -177,15 +176,23 @@ impl Registry {
     }
 
     /// Ends the writes of a node whose entries it has applied.
-    pub(super) fn caught_up(&mut self, node: NodeNumber, applied: usize, effects: &mut Effects) {
+    pub(super) fn caught_up(&mut self, node: NodeNumber, applied: usize) {
         let mine = self.writes.range((node, Ulid(0))..=(node, Ulid(u128::MAX)));
         let done =
             mine.filter(|(_, write)| write.accepted.as_ref().is_some_and(|(index, _)| *index <= applied));
         let done: Vec<Ulid> = done.map(|((_, request), _)| *request).collect();
         for request in done {
-            if let Some(Write { accepted: Some((_, outcome)), .. }) = self.writes.remove(&(node, request)) {
-                effects.answers.push((node, request, answer(outcome)));
+            let accepted = self.writes.get_mut(&(node, request)).and_then(|write| write.accepted.take());
+            if let Some((index, outcome)) = accepted {
+                self.end(node, request, answer(index, outcome));
             }
+        }
+    }
+
+    fn end(&mut self, node: NodeNumber, request: Ulid, answer: Answer) {
+        if let Some(write) = self.writes.remove(&(node, request)) {
+            // Whoever does not wait for the answer any more has no use for it.
+            let _nobody_waits = write.reply.send(answer);
         }
     }
 
@@ -195,7 +202,7 @@ impl Registry {
         now: Micros,
         node: NodeNumber,
         network: &mut Network,
-        effects: &mut Effects,
+        later: &mut Later,
     ) {
         let leader = self.replicas.get(&node).and_then(|replica| replica.leader);
         let mine = self.writes.range((node, Ulid(0))..=(node, Ulid(u128::MAX)));
@@ -204,14 +211,11 @@ impl Registry {
         });
         let idle: Vec<Ulid> = idle.map(|((_, request), _)| *request).collect();
         for request in idle {
-            self.attempt(now, node, request, network, effects);
+            self.attempt(now, node, request, network, later);
         }
     }
 }
 
-fn answer(outcome: Result<Outcome, Refusal>) -> Answer {
-    match outcome {
-        Ok(outcome) => Answer::Done(outcome),
-        Err(refusal) => Answer::Refused(refusal),
-    }
+fn answer(index: usize, outcome: Result<Outcome, Refusal>) -> Answer {
+    Ok((outcome?, index as u64))
 }

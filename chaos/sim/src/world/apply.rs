@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use skein_core::facts::Proposal;
 use skein_core::fault::LinkRule;
 use skein_core::load::LoadClass;
 use skein_core::machine::MachineState;
@@ -12,11 +13,9 @@ use ulid::Ulid;
 
 use super::{Event, PATIENCE, World};
 use crate::agenda::MS;
-use crate::bare::node_record;
 use crate::facts;
 use crate::node::{Held, Machine, config};
 use crate::reference::{NodeStatus, Status};
-use crate::registry::Effects;
 use crate::request::{Asked, Edge, Running};
 use crate::transition::{APPS, Change, MACHINES, Reply, Transition};
 
@@ -126,12 +125,14 @@ impl World {
         if self.nodes.get(&through).is_none_or(|node| node.life.is_none() || node.paused) {
             return;
         }
+        let now = self.now();
+        let Some(node) = self.nodes.get_mut(&through) else { return };
         let request = Ulid(1_000_000 + index as u128);
         let command = facts::create_app(1 + u128::from(app), &format!("app-{app}"));
-        let mut effects = Effects::default();
-        let now = self.now();
-        self.registry.propose(now, through, request, command, &mut self.network, &mut effects);
-        self.put_registry(effects);
+        let proposal = Proposal { request, now_ms: node.unix_ms(now), command };
+        if let Some(knows) = &mut node.knows {
+            knows.submit(proposal);
+        }
     }
 
     fn deploy(&mut self, index: usize, slot: u8, app: u8, on: NodeNumber, (soft, hard): (u32, u32)) {
@@ -253,7 +254,6 @@ impl World {
         let Some(node) = self.nodes.get_mut(&number) else { return };
         node.publish(id, &self.clock);
         let machine = node.machines.get(&id);
-        let record = machine.map(|machine| node.record(machine));
         let status = machine.map_or(Status::default(), |machine| Status {
             exists: true,
             started: machine.state == MachineState::Started,
@@ -261,12 +261,7 @@ impl World {
             cordoned: machine.cordoned,
         });
         self.reference.machine(now, id, status);
-        let mut later = Vec::new();
-        self.gossip.say(now, number, &mut later, |gossiper| match record {
-            Some(record) => gossiper.set_machine(record),
-            None => gossiper.remove_machine(id),
-        });
-        self.put_gossip(later);
+        node.say_machines();
     }
 
     fn drain(&mut self, number: NodeNumber, on: bool) {
@@ -276,11 +271,8 @@ impl World {
             return;
         };
         node.draining.store(on, Ordering::Relaxed);
-        let record = skein_core::key::NodeRecord { draining: on, ..node_record(number, node.region) };
+        node.say_itself();
         self.reference.node(now, number, NodeStatus { answers: true, draining: on });
-        let mut later = Vec::new();
-        self.gossip.say(now, number, &mut later, |gossiper| gossiper.set_node(record));
-        self.put_gossip(later);
     }
 
     fn request(&mut self, edge: NodeNumber, app: u8, post: bool, takes: u64, reply: Reply) {
