@@ -1,6 +1,5 @@
 //! Transitions: what each does to the world.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -85,38 +84,6 @@ impl World {
             Transition::Heal => {
                 self.heal();
                 self.trouble();
-            }
-        }
-    }
-
-    fn fault(&mut self, from: NodeNumber, to: NodeNumber, rule: LinkRule) {
-        if let Some(table) = self.network.table(from).filter(|_| from != to) {
-            let mut faults = table.faults();
-            faults.insert(to, rule);
-            table.set_faults(faults);
-        }
-    }
-
-    pub(super) fn heal(&mut self) {
-        for (number, _) in &self.places {
-            if let Some(table) = self.network.table(*number) {
-                table.set_faults(BTreeMap::new());
-            }
-        }
-    }
-
-    pub(super) fn pause(&mut self, number: NodeNumber, on: bool) {
-        let now = self.now();
-        let Some(node) = self.nodes.get_mut(&number).filter(|node| node.life.is_some()) else { return };
-        if std::mem::replace(&mut node.paused, on) == on {
-            return;
-        }
-        node.woke = now;
-        let draining = node.drains();
-        self.reference.node(now, number, NodeStatus { answers: !on, draining });
-        if !on {
-            for event in self.waiting.remove(&number).unwrap_or_default() {
-                self.agenda.at(now, event);
             }
         }
     }

@@ -1,0 +1,94 @@
+//! What happens to nodes and what travels between them, as data.
+
+use std::sync::Arc;
+
+use skein_core::code::ErrorCode;
+use skein_core::machine::MachineConfig;
+use skein_core::wire::RefuseReason;
+use skein_core::{AppId, ConfigHash, MachineId, NodeNumber};
+
+use crate::agenda::Micros;
+use crate::{cluster, registry};
+
+/// What travels between nodes beside gossip and the registry.
+#[derive(Debug, Clone)]
+pub(super) enum Packet {
+    Ping(Micros),
+    Pong(Micros),
+    Open(Open),
+    Admitted { request: u64, attempt: u32, load: u32 },
+    Refused { request: u64, attempt: u32, reason: RefuseReason, load: u32 },
+    Head { request: u64, attempt: u32, load: u32, instruction: Option<String> },
+    Reset { request: u64, attempt: u32, code: ErrorCode, reached_app: bool },
+    WantConfig(ConfigHash),
+    Config(ConfigHash, Arc<MachineConfig>),
+}
+
+/// A request on its way to a worker.
+#[derive(Debug, Clone)]
+pub(crate) struct Open {
+    pub(super) request: u64,
+    pub(super) attempt: u32,
+    pub(super) hop: u32,
+    pub(super) app: AppId,
+    pub(super) machine: MachineId,
+    pub(super) post: bool,
+    pub(super) takes: Micros,
+    pub(super) instruction: Option<String>,
+}
+
+/// What happens.
+#[derive(Debug, Clone)]
+pub(super) enum Event {
+    Transition(usize),
+    Gossip(cluster::Event),
+    Registry(registry::Event),
+    Packet {
+        from: NodeNumber,
+        to: NodeNumber,
+        packet: Packet,
+    },
+    /// A stream that a cut link holds back is tried again, until its connection is lost.
+    Again {
+        from: NodeNumber,
+        to: NodeNumber,
+        packet: Packet,
+        not_before: Micros,
+        since: Micros,
+    },
+    Fold(NodeNumber, u64),
+    Probe(NodeNumber, u64),
+    /// A Machine has finished with a work.
+    Served(NodeNumber, u64, u64),
+    /// A Machine's process is ready, or has ended.
+    Turned(NodeNumber, MachineId, u64),
+    /// A peer may be suspect to a request that waits for it.
+    Silent(NodeNumber, u64, u64, u32),
+    /// A request's patience is at its end.
+    Late(NodeNumber, u64, u64),
+    /// All is healed.
+    Mend,
+    /// Views of gossip are equal.
+    SeeEqual,
+    /// Those of the registry too.
+    AgreeEqual,
+}
+
+impl Event {
+    /// The node that must be awake for it.
+    pub(super) fn node(&self) -> Option<NodeNumber> {
+        match self {
+            Self::Transition(_) | Self::Mend | Self::SeeEqual | Self::AgreeEqual => None,
+            Self::Gossip(event) => Some(event.node()),
+            Self::Registry(event) => Some(event.node()),
+            Self::Packet { to, .. } => Some(*to),
+            Self::Again { from, .. } => Some(*from),
+            Self::Fold(node, _)
+            | Self::Probe(node, _)
+            | Self::Served(node, ..)
+            | Self::Turned(node, ..)
+            | Self::Silent(node, ..)
+            | Self::Late(node, ..) => Some(*node),
+        }
+    }
+}

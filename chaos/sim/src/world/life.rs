@@ -1,0 +1,123 @@
+//! Lives of nodes and links: start, kill, pause, faults, and the end of all of them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use skein_cluster::gossip::Membership;
+use skein_cluster::registry::Registry;
+use skein_core::fault::LinkRule;
+use skein_core::{MachineId, NodeNumber};
+
+use super::{AGREED, Event, HEALED, World};
+use crate::node::Knows;
+use crate::peers::{PROBE, Peers};
+use crate::reference::NodeStatus;
+
+impl World {
+    /// Starts a node that is dead.
+    pub(super) fn start(&mut self, number: NodeNumber) {
+        let now = self.now();
+        self.lives += 1;
+        let life = self.lives;
+        let Some(node) = self.nodes.get_mut(&number).filter(|node| node.life.is_none()) else { return };
+        (node.life, node.woke) = (Some(life), now);
+        node.draining.store(false, Ordering::Relaxed);
+        let rng = self.seed.child(&format!("gossip {number} {life}"));
+        let machines: Vec<MachineId> = node.machines.keys().copied().collect();
+        let (mut gossips, mut votes) = (Vec::new(), Vec::new());
+        let membership: Arc<dyn Membership> =
+            Arc::new(self.gossip.start(now, number, life, rng, &mut gossips));
+        let Some(seat) = self.registry.start(now, number, &mut votes) else { return };
+        let registry: Arc<dyn Registry> = Arc::new(seat);
+        node.knows = Some(Knows::new(membership, registry));
+        node.say_machines();
+        node.say_itself();
+        self.put_gossip(gossips);
+        self.put_registry(votes);
+        self.settle(Some(number));
+        self.agenda.after(PROBE, Event::Probe(number, life));
+        self.reference.node(now, number, NodeStatus { answers: true, draining: false });
+        for machine in machines {
+            self.boot(number, machine);
+        }
+    }
+
+    pub(super) fn kill(&mut self, number: NodeNumber) {
+        let now = self.now();
+        let Some(node) = self.nodes.get_mut(&number).filter(|node| node.life.is_some()) else { return };
+        self.counts.orphaned += node.held.len() as u64;
+        let served: Vec<MachineId> = node.work.values().map(|work| work.machine).collect();
+        node.die(Arc::new(Peers::new(number, &self.places, &self.regions, &self.clock)));
+        let machines: Vec<MachineId> = node.machines.keys().copied().collect();
+        served.into_iter().for_each(|machine| self.reference.ends(now, machine));
+        self.gossip.kill(number);
+        self.registry.kill(number);
+        self.waiting.remove(&number);
+        self.arrived.remove(&number);
+        self.confirmed.retain(|(viewer, _), _| *viewer != number);
+        self.reference.node(now, number, NodeStatus { answers: false, draining: false });
+        for machine in machines {
+            if let Some(node) = self.nodes.get_mut(&number) {
+                node.publish(machine, &self.clock);
+            }
+            self.tell(number, machine);
+        }
+        self.trouble();
+    }
+
+    /// Heals all; views must become equal from now on.
+    pub(super) fn mend(&mut self) {
+        self.note(format_args!("all is healed"));
+        self.mended = true;
+        self.heal();
+        for (number, _) in self.places.clone() {
+            self.pause(number, false);
+            self.start(number);
+        }
+        self.trouble();
+        self.agenda.after(HEALED, Event::SeeEqual);
+        self.agenda.after(AGREED, Event::AgreeEqual);
+    }
+
+    /// Tells the reference model whether anything is broken now.
+    pub(super) fn trouble(&mut self) {
+        let now = self.now();
+        let nodes = self.nodes.values().any(|node| node.life.is_none() || node.paused);
+        let tables = self.places.iter().filter_map(|(number, _)| self.network.table(*number));
+        let links = tables.map(|table| table.faults()).any(|faults| !faults.is_empty());
+        self.reference.broken(now, nodes || links);
+    }
+
+    pub(super) fn fault(&mut self, from: NodeNumber, to: NodeNumber, rule: LinkRule) {
+        if let Some(table) = self.network.table(from).filter(|_| from != to) {
+            let mut faults = table.faults();
+            faults.insert(to, rule);
+            table.set_faults(faults);
+        }
+    }
+
+    pub(super) fn heal(&mut self) {
+        for (number, _) in &self.places {
+            if let Some(table) = self.network.table(*number) {
+                table.set_faults(BTreeMap::new());
+            }
+        }
+    }
+
+    pub(super) fn pause(&mut self, number: NodeNumber, on: bool) {
+        let now = self.now();
+        let Some(node) = self.nodes.get_mut(&number).filter(|node| node.life.is_some()) else { return };
+        if std::mem::replace(&mut node.paused, on) == on {
+            return;
+        }
+        node.woke = now;
+        let draining = node.drains();
+        self.reference.node(now, number, NodeStatus { answers: !on, draining });
+        if !on {
+            for event in self.waiting.remove(&number).unwrap_or_default() {
+                self.agenda.at(now, event);
+            }
+        }
+    }
+}
