@@ -9,10 +9,12 @@
 //! limit, whatever Raft does.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use openraft::raft::AppendEntriesResponse;
 use openraft::{Config, SnapshotPolicy};
 use skein_core::facts::{Fact, FactKey, Outcome, Proposal, State};
 use skein_core::{NodeNumber, Random, codec};
@@ -25,6 +27,7 @@ use crate::clock;
 use crate::entropy::Entropy;
 use crate::keeper::Keeper;
 
+mod candidacy;
 mod disk;
 mod log;
 mod machine;
@@ -34,6 +37,7 @@ mod network;
 mod propose;
 mod types;
 
+pub use candidacy::{Candidacy, LOOK};
 pub use network::RaftTransport;
 pub use propose::{BootstrapError, ProposeError};
 
@@ -197,6 +201,8 @@ struct Inner {
     disk: Arc<Disk>,
     /// The id of the file.
     file: Ulid,
+    /// Messages of leaders that were taken.
+    words: Arc<AtomicU64>,
     entropy: Mutex<Entropy>,
     /// Held while the life of its membership runs.
     living: Arc<tokio::sync::Mutex<()>>,
@@ -239,13 +245,15 @@ impl RaftRegistry {
         let raft = Raft::new(config.node.0, Arc::new(raft_config), network, log, machine)
             .await
             .map_err(|error| RegistryError::Start(error.to_string()))?;
-        let stop = CancellationToken::new();
+        let (stop, words) = (CancellationToken::new(), Arc::<AtomicU64>::default());
         let living = Arc::new(tokio::sync::Mutex::new(()));
         let members = members::Members {
             raft: raft.clone(),
             facts: published.clone(),
             transport: Arc::clone(&transport),
             wanted: config.voters,
+            words: Arc::clone(&words),
+            candidacy: Candidacy::new(config.election.1),
             stop: stop.clone(),
             living: Arc::clone(&living),
         };
@@ -260,6 +268,7 @@ impl RaftRegistry {
             incoming: Incoming::default(),
             disk,
             file,
+            words,
             entropy: Mutex::default(),
             living,
             _stop: stop.clone().drop_guard(),
@@ -307,6 +316,9 @@ impl RaftRegistry {
         let response = match request {
             Request::Append(request) => {
                 let answer = raft.append_entries(request).await.map_err(|error| error.to_string())?;
+                if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
+                    self.0.words.fetch_add(1, Ordering::Relaxed);
+                }
                 Response::Append(answer, self.0.file)
             }
             Request::Vote(request) => {

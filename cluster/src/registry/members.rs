@@ -5,7 +5,9 @@
 //! voters. A removed node leaves the membership at once, and first its leadership.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use openraft::{ChangeMembers, EmptyNode, ServerState};
@@ -14,6 +16,7 @@ use skein_core::facts::State;
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::candidacy::{Candidacy, LOOK};
 use super::machine::Published;
 use super::network::RaftTransport;
 use super::types::{Id, Metrics, Raft};
@@ -142,6 +145,9 @@ pub(super) struct Members {
     pub(super) transport: Arc<dyn RaftTransport>,
     /// Voters once there are that many nodes.
     pub(super) wanted: usize,
+    /// Messages of leaders that were taken.
+    pub(super) words: Arc<AtomicU64>,
+    pub(super) candidacy: Candidacy,
     pub(super) stop: CancellationToken,
     /// Held while it runs.
     pub(super) living: Arc<Mutex<()>>,
@@ -150,13 +156,28 @@ pub(super) struct Members {
 impl Members {
     /// Follows facts and metrics until it is cancelled; an error once the registry has stopped.
     pub(super) async fn run(self, cancel: CancellationToken) -> Result<(), String> {
-        let Self { raft, facts, transport, wanted, stop, living } = self;
+        let Self { raft, facts, transport, wanted, words, candidacy, stop, living } = self;
         let _living = living.lock().await;
         tokio::select! {
             () = stop.cancelled() => Ok(()),
             () = cancel.cancelled() => Ok(()),
+            never = stand(raft.clone(), Arc::clone(&transport), words, candidacy) => match never {},
             reason = follow(raft, facts, transport, wanted) => Err(reason),
         }
+    }
+}
+
+/// Lets openraft's timer begin an election only while [`Candidacy`] says so.
+async fn stand(
+    raft: Raft,
+    transport: Arc<dyn RaftTransport>,
+    words: Arc<AtomicU64>,
+    mut candidacy: Candidacy,
+) -> Infallible {
+    loop {
+        let reached = View::of(&raft.metrics()).reached(&*transport);
+        raft.runtime_config().elect(candidacy.look(words.load(Ordering::Relaxed), reached));
+        tokio::time::sleep(LOOK).await;
     }
 }
 

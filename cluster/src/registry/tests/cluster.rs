@@ -73,6 +73,29 @@ async fn a_leader_that_is_cut_off_refuses_while_the_others_go_on() {
     }
 }
 
+/// openraft asks nobody before it raises the term.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_voter_that_was_cut_off_does_not_take_the_lead_when_it_comes_back() {
+    let (cluster, registries) = Cluster::of(3).await;
+    let before = until(&registries[0], |s| s.leader.is_some()).await;
+    let leader = before.leader.unwrap();
+    let away = registries.iter().find(|r| r.0.config.node != leader).unwrap();
+    cluster.isolate(away.0.config.node.0);
+    // Each refusal takes as long as the longest election timeout at least: the lease, the timeout and
+    // more pass in all.
+    for n in 0..4 {
+        let refused = tokio::time::timeout(DEADLINE / 2, away.propose(app(10 + n, "never"))).await.unwrap();
+        assert_eq!(refused, Err(ProposeError::NoMajority { reached: 1, voters: 3 }));
+    }
+    assert_eq!(away.status().term, before.term, "it stands for election alone");
+    cluster.heal();
+    away.propose(app(20, "healed")).await.unwrap();
+    for registry in &registries {
+        let after = registry.status();
+        assert_eq!((after.leader, after.term), (before.leader, before.term));
+    }
+}
+
 /// openraft takes the heartbeat interval as the limit for a message and its answer, so the usual
 /// configuration must fit the farthest pair of regions (270 ms there and back).
 #[tokio::test(flavor = "multi_thread")]
