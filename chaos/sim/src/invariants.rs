@@ -9,6 +9,8 @@ use skein_core::code::ErrorCode;
 use skein_core::region::Regions;
 use skein_core::{AppId, MachineId, NodeNumber, RegionCode};
 
+use crate::agenda::{MS, Micros};
+
 /// An invariant that did not hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
@@ -122,6 +124,26 @@ pub fn views_are_equal(views: &BTreeMap<NodeNumber, View>, reference: &View) -> 
         })?;
     }
     Ok(())
+}
+
+/// Once all is healed, a majority of the voters follows a leader within `limit`, both in microseconds.
+///
+/// # Errors
+/// [`Violation`].
+pub fn led_in_time(since_healing: Micros, limit: Micros) -> Verdict {
+    hold(since_healing <= limit, "a leader within seconds of healing", || {
+        format!("no majority follows a leader {} ms after healing", since_healing / MS)
+    })
+}
+
+/// While all is well, the registry's leader stays: nobody who was cut off disturbs it.
+///
+/// # Errors
+/// [`Violation`].
+pub fn leader_stays(before: (NodeNumber, u64), after: Option<(NodeNumber, u64)>) -> Verdict {
+    hold(after == Some(before), "a healed cluster keeps its leader", || {
+        format!("node {} led in term {:x}, now it is {after:x?}", before.0, before.1)
+    })
 }
 
 /// The incremental fold equals the fold from nothing.

@@ -9,9 +9,6 @@ use skein_core::random::Seed;
 use skein_sim::run::{Plan, shrink};
 use skein_sim::{figures, fit};
 
-/// Runs that finding the shortest trace may take.
-const SHRINKING: usize = 400;
-
 #[derive(Debug, Parser)]
 #[command(name = "skein-sim", about = "Simulates many nodes on a virtual clock and network")]
 struct Args {
@@ -34,6 +31,9 @@ enum Command {
         /// Only these transitions of the seed.
         #[arg(long, value_delimiter = ',')]
         keep: Option<Vec<usize>>,
+        /// Runs that finding the shortest trace of a failure may take; 0 shows the whole one.
+        #[arg(long, default_value_t = 400)]
+        shrinking: usize,
     },
     /// Plants each bug in turn and finds it; exit code 1 when one is missed.
     #[cfg(feature = "planted")]
@@ -81,9 +81,9 @@ enum Command {
 
 fn main() -> anyhow::Result<ExitCode> {
     match Args::parse().command {
-        Command::Run { seed, nodes, steps, keep } => {
+        Command::Run { seed, nodes, steps, keep, shrinking } => {
             let seed = seed.unwrap_or_else(|| Entropy::default().next_u64() >> 32);
-            Ok(run(&Plan { seed, nodes, steps, keep }))
+            Ok(run(&Plan { seed, nodes, steps, keep }, shrinking))
         }
         #[cfg(feature = "planted")]
         Command::Planted { seconds } => Ok(planted(std::time::Duration::from_secs(seconds))),
@@ -126,13 +126,13 @@ fn table(rows: &[fit::stats::Row]) {
 }
 
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "the log is what the command is for")]
-fn run(plan: &Plan) -> ExitCode {
+fn run(plan: &Plan, shrinking: usize) -> ExitCode {
     eprintln!("seed {}", plan.seed);
     let ran = plan.run();
     print!("{}", ran.log);
     let Some(violation) = ran.violation else { return ExitCode::SUCCESS };
     eprintln!("seed {}: {violation}", plan.seed);
-    let short = shrink(plan, &violation, SHRINKING);
+    let short = shrink(plan, &violation, shrinking);
     eprintln!("the shortest trace that shows it:");
     for (index, (at, transition)) in short.trace() {
         eprintln!("  [{index}] {}.{:06} {transition}", at / 1_000_000, at % 1_000_000);

@@ -8,6 +8,9 @@
 //! the lease and a random time without word of a leader. A write goes to the leader, is tried again
 //! when nothing comes of it, and ends within its own time limit.
 //!
+//! One that led when it was killed leads on until it hears otherwise, and a vote is refused for a
+//! shorter log before its term is looked at, as in openraft.
+//!
 //! Simpler than the real one: voters never change, the log is never cut, and a message is a part of
 //! a stream of the backhaul (a real call is given up after a heartbeat and made anew).
 //!
@@ -20,8 +23,9 @@ mod write;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
-use skein_cluster::registry::ProposeError;
+use skein_cluster::registry::{Candidacy, ProposeError};
 use skein_core::facts::{Command, Outcome, Proposal, Refusal, State};
 use skein_core::random::Seed;
 use skein_core::{NodeNumber, Random};
@@ -72,6 +76,9 @@ impl Default for Params {
         }
     }
 }
+
+/// The longest way there and back, and some.
+const FARTHEST: Micros = 300 * MS;
 
 /// An entry of the log; without a proposal it only marks the begin of a term.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -208,7 +215,13 @@ impl Registries {
     }
 
     /// Starts a node's registry on what is on its disk; `None` for a node that does not exist.
-    pub fn start(&mut self, now: Micros, number: NodeNumber, later: &mut Later) -> Option<Seat> {
+    pub fn start(
+        &mut self,
+        now: Micros,
+        number: NodeNumber,
+        network: &mut Network,
+        later: &mut Later,
+    ) -> Option<Seat> {
         self.lives += 1;
         let first = self.rng.below(self.params.tick as usize) as Micros;
         let timeout = self.timeout();
@@ -218,7 +231,19 @@ impl Registries {
         if self.voters.contains(&number) {
             later.push((now + first, Event::Tick(number, self.lives)));
         }
+        self.resume(now, number, network, later);
         Some(seat)
+    }
+
+    /// A look of a voter's, every [`LOOK`](skein_cluster::registry::LOOK): so many voters are reached,
+    /// itself included. Whether it may stand decides the production's [`Candidacy`]; a voter that never
+    /// looks always may.
+    pub fn look(&mut self, number: NodeNumber, reached: usize) {
+        let (lease, voters) = (Duration::from_micros(self.params.lease), self.voters.len());
+        if let Some(replica) = self.replicas.get_mut(&number) {
+            let candidacy = replica.candidacy.get_or_insert_with(|| Candidacy::new(lease));
+            replica.may_stand = candidacy.look(replica.words, Some((reached, voters)));
+        }
     }
 
     /// Begins what was submitted since the last time; through which nodes.
@@ -256,6 +281,23 @@ impl Registries {
     pub fn leader(&self) -> Option<NodeNumber> {
         let leaders = self.replicas.iter().filter(|(_, replica)| replica.life.is_some() && replica.leads());
         leaders.max_by_key(|(_, replica)| replica.term).map(|(number, _)| *number)
+    }
+
+    /// The leader that a majority of the voters, or all of them, have just heard of, itself included,
+    /// and its term.
+    pub fn followed(&self, now: Micros, all: bool) -> Option<(NodeNumber, u64)> {
+        let leader = self.leader()?;
+        let term = self.replicas.get(&leader)?.term;
+        let follows = |voter: &&NodeNumber| {
+            let replica = self.replicas.get(voter);
+            replica.is_some_and(|r| {
+                let follows = r.life.is_some() && r.term == term && r.leader == Some(leader);
+                follows && (*voter == &leader || now - r.heard() <= self.params.tick + FARTHEST)
+            })
+        };
+        let (voters, following) = (self.voters.len(), self.voters.iter().filter(follows).count());
+        let enough = if all { following == voters } else { following * 2 > voters };
+        enough.then_some((leader, term))
     }
 
     /// Lets `event` happen.

@@ -41,8 +41,9 @@ use event::{Event, Packet};
 const PATIENCE: Micros = 20 * SECOND;
 /// Views of gossip are equal so long after all is healed.
 const HEALED: Micros = 3 * SECOND;
-/// The registry's are then: an election may be under way.
-const AGREED: Micros = 7 * SECOND;
+/// So long after all is healed a majority follows a leader; [`HEALED`] after that, and after healing,
+/// the registry's views are equal.
+const LED: Micros = 5 * SECOND;
 
 /// How a run is made.
 #[derive(Debug, Clone, Copy)]
@@ -81,6 +82,16 @@ pub struct Counts {
     pub at: Micros,
 }
 
+/// Who leads the registry, in which term, after healing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Lead {
+    who: (NodeNumber, u64),
+    /// Since when a majority of the voters follows.
+    since: Micros,
+    /// Whether all of them did.
+    by_all: bool,
+}
+
 /// All nodes.
 pub struct World {
     seed: Seed,
@@ -104,7 +115,10 @@ pub struct World {
     lives: u64,
     works: u64,
     requests: u64,
-    mended: bool,
+    /// When all was healed.
+    healed: Option<Micros>,
+    /// Who leads the registry since then.
+    lead: Option<Lead>,
     counts: Counts,
     log: String,
     violation: Option<Violation>,
@@ -152,7 +166,8 @@ impl World {
             lives: 0,
             works: 0,
             requests: 0,
-            mended: false,
+            healed: None,
+            lead: None,
             counts: Counts::default(),
             log: String::new(),
             violation: None,
@@ -171,7 +186,7 @@ impl World {
 
     /// Lets all happen: the log, what it came to, and what did not hold, if anything.
     pub fn run(mut self) -> (String, Counts, Option<Violation>) {
-        let end = self.end() + AGREED + PATIENCE + 10 * SECOND;
+        let end = self.end() + LED + 2 * HEALED + PATIENCE + 10 * SECOND;
         while self.violation.is_none() {
             let Some(event) = self.agenda.next(end) else { break };
             self.clock.set(self.agenda.now());

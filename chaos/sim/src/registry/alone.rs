@@ -59,7 +59,7 @@ impl Alone {
     /// Starts a node's.
     pub fn start(&mut self, number: NodeNumber) {
         let mut later = Later::new();
-        let seat = self.registries.start(self.now(), number, &mut later);
+        let seat = self.registries.start(self.agenda.now(), number, &mut self.network, &mut later);
         self.seats.extend(seat.map(|seat| (number, seat)));
         self.put(later);
     }

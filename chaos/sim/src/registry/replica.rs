@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use skein_cluster::registry::Candidacy;
 use skein_core::NodeNumber;
 use skein_core::facts::{Outcome, Proposal, Refusal, State};
 use ulid::Ulid;
@@ -19,14 +20,20 @@ pub(super) struct Replica {
     log: Vec<Entry>,
     pub(super) applied: usize,
     pub(super) state: Arc<State>,
+    /// Of this term, once a majority's votes are known: openraft writes that down too.
+    pub(super) leader: Option<NodeNumber>,
     // In memory.
     pub(super) life: Option<u64>,
     pub(super) seat: Option<Seat>,
     commit: usize,
     role: Role,
-    pub(super) leader: Option<NodeNumber>,
-    /// Word of a leader, or a vote given.
+    /// Word of a leader, a vote given, or another term met.
     heard: Micros,
+    /// Messages of leaders that were taken in this life, and what the production makes of that.
+    pub(super) words: u64,
+    pub(super) candidacy: Option<Candidacy>,
+    /// Whether it stands for election once its timer says so.
+    pub(super) may_stand: bool,
     /// Drawn once, when the node started.
     timeout: Micros,
     /// Another voter is known to have more in its log.
@@ -81,10 +88,16 @@ impl Replica {
 
     pub(super) fn restart(&mut self, now: Micros, life: u64, timeout: Micros, seat: Seat) {
         (self.life, self.seat) = (Some(life), Some(seat));
-        (self.role, self.leader) = (Role::Follower, None);
+        (self.words, self.candidacy, self.may_stand) = (0, None, true);
+        self.role = Role::Follower;
         (self.commit, self.heard, self.timeout) = (self.applied, now, timeout);
         self.passed.clear();
         self.outlogged = false;
+    }
+
+    /// When there was last word of a leader, or a vote was given.
+    pub(super) fn heard(&self) -> Micros {
+        self.heard
     }
 
     pub(super) fn leads(&self) -> bool {
@@ -108,9 +121,10 @@ impl Replica {
     }
 
     /// Another term is known of: whatever this node was, it follows now.
-    fn meet(&mut self, term: u64) {
+    fn meet(&mut self, now: Micros, term: u64) {
         if term > self.term {
             (self.term, self.voted, self.role, self.leader) = (term, None, Role::Follower, None);
+            self.heard = now;
         }
     }
 
@@ -162,7 +176,7 @@ impl Registries {
                 (follower.waits, follower.told) = (None, usize::MAX);
             }
             self.replicate(now, number, network, later);
-        } else if now - replica.heard > replica.patience(self.params.lease) {
+        } else if replica.may_stand && now - replica.heard > replica.patience(self.params.lease) {
             replica.term = next_term(replica.term, number);
             (replica.voted, replica.leader, replica.heard) = (Some(number), None, now);
             replica.role = Role::Candidate(BTreeSet::from([number]));
@@ -181,14 +195,35 @@ impl Registries {
             Role::Candidate(votes) if votes.len() * 2 > self.voters.len() => {}
             Role::Candidate(_) | Role::Follower | Role::Leader(_) => return,
         }
+        (replica.leader, replica.heard) = (Some(number), now);
+        self.lead(now, number);
+        if let Some(replica) = self.replicas.get_mut(&number) {
+            replica.append(None);
+        }
+        self.advance(now, number, network, later);
+    }
+
+    fn lead(&mut self, now: Micros, number: NodeNumber) {
+        let Some(replica) = self.replicas.get_mut(&number) else { return };
         let next = replica.log.len() + 1;
         let others = self.all.iter().filter(|other| **other != number);
         let followers = others.map(|other| (*other, Follower { next, ..Follower::default() })).collect();
         let answered = self.voters.iter().map(|voter| (*voter, now)).collect();
         replica.role = Role::Leader(Lead { followers, answered, round: 0 });
-        replica.leader = Some(number);
-        replica.append(None);
-        self.advance(now, number, network, later);
+    }
+
+    /// One that led when it was killed takes itself for the leader until it hears otherwise.
+    pub(super) fn resume(
+        &mut self,
+        now: Micros,
+        number: NodeNumber,
+        network: &mut Network,
+        later: &mut Later,
+    ) {
+        if self.replicas.get(&number).is_some_and(|replica| replica.leader == Some(number)) {
+            self.lead(now, number);
+            self.replicate(now, number, network, later);
+        }
     }
 
     /// Sends each node what it lacks, one message at a time.
@@ -273,11 +308,12 @@ impl Registries {
         match kind {
             Kind::Vote { term, last } => {
                 let loyal = replica.leader.is_some() && now - replica.heard < self.params.lease;
-                if !loyal {
-                    replica.meet(term);
+                let able = !loyal && last >= replica.last();
+                if able {
+                    replica.meet(now, term);
                 }
                 let free = replica.voted.is_none_or(|voted| voted == from);
-                let granted = !loyal && term == replica.term && free && last >= replica.last();
+                let granted = able && term == replica.term && free;
                 if granted {
                     (replica.voted, replica.heard) = (Some(from), now);
                 }
@@ -285,7 +321,7 @@ impl Registries {
                 Self::send(now + disk, number, from, kind, network, later);
             }
             Kind::Voted { term, granted, last } => {
-                replica.meet(term);
+                replica.meet(now, term);
                 replica.outlogged |= last > replica.last();
                 if let Role::Candidate(votes) = &mut replica.role
                     && granted
@@ -296,7 +332,7 @@ impl Registries {
                 }
             }
             Kind::Append { term, prev, entries, commit, round } => {
-                replica.meet(term);
+                replica.meet(now, term);
                 if term < replica.term {
                     let kind = Kind::Appended { term: replica.term, matched: None, round };
                     Self::send(now, number, from, kind, network, later);
@@ -304,6 +340,7 @@ impl Registries {
                 }
                 (replica.role, replica.leader) = (Role::Follower, Some(from));
                 (replica.heard, replica.outlogged) = (now, false);
+                replica.words += 1;
                 let fits = prev.1 <= replica.log.len() && replica.term_at(prev.1) == prev.0;
                 let written = fits && !entries.is_empty();
                 let matched = fits.then(|| {
@@ -326,7 +363,7 @@ impl Registries {
                 self.leader_changed(now, number, network, later);
             }
             Kind::Appended { term, matched, round } => {
-                replica.meet(term);
+                replica.meet(now, term);
                 let current = term == replica.term;
                 let Role::Leader(lead) = &mut replica.role else { return };
                 if let Some(answered) = lead.answered.get_mut(&from) {

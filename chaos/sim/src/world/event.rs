@@ -70,15 +70,15 @@ pub(super) enum Event {
     Mend,
     /// Views of gossip are equal.
     SeeEqual,
-    /// Those of the registry too.
-    AgreeEqual,
+    /// Whether the registry has a leader.
+    SeeLeader,
 }
 
 impl Event {
     /// The node that must be awake for it.
     pub(super) fn node(&self) -> Option<NodeNumber> {
         match self {
-            Self::Transition(_) | Self::Mend | Self::SeeEqual | Self::AgreeEqual => None,
+            Self::Transition(_) | Self::Mend | Self::SeeEqual | Self::SeeLeader => None,
             Self::Gossip(event) => Some(event.node()),
             Self::Registry(event) => Some(event.node()),
             Self::Packet { to, .. } => Some(*to),

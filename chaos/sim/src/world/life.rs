@@ -9,7 +9,7 @@ use skein_cluster::registry::Registry;
 use skein_core::fault::LinkRule;
 use skein_core::{MachineId, NodeNumber};
 
-use super::{AGREED, Event, HEALED, World};
+use super::{Event, HEALED, World};
 use crate::node::Knows;
 use crate::peers::{PROBE, Peers};
 use crate::reference::NodeStatus;
@@ -28,7 +28,7 @@ impl World {
         let (mut gossips, mut votes) = (Vec::new(), Vec::new());
         let membership: Arc<dyn Membership> =
             Arc::new(self.gossip.start(now, number, life, rng, &mut gossips));
-        let Some(seat) = self.registry.start(now, number, &mut votes) else { return };
+        let Some(seat) = self.registry.start(now, number, &mut self.network, &mut votes) else { return };
         let registry: Arc<dyn Registry> = Arc::new(seat);
         node.knows = Some(Knows::new(membership, registry));
         node.say_machines();
@@ -69,7 +69,7 @@ impl World {
     /// Heals all; views must become equal from now on.
     pub(super) fn mend(&mut self) {
         self.note(format_args!("all is healed"));
-        self.mended = true;
+        self.healed = Some(self.now());
         self.heal();
         for (number, _) in self.places.clone() {
             self.pause(number, false);
@@ -77,7 +77,7 @@ impl World {
         }
         self.trouble();
         self.agenda.after(HEALED, Event::SeeEqual);
-        self.agenda.after(AGREED, Event::AgreeEqual);
+        self.agenda.after(0, Event::SeeLeader);
     }
 
     /// Tells the reference model whether anything is broken now.

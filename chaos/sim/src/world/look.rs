@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use skein_core::NodeNumber;
 
-use super::World;
-use crate::agenda::{MS, SECOND, micros};
+use super::{Event, HEALED, LED, Lead, World};
+use crate::agenda::{MS, Micros, SECOND, micros};
 use crate::invariants;
 use crate::node::view;
+
+/// How often a leader is looked for.
+const LOOK: Micros = 50 * MS;
 
 impl World {
     /// Looks at how old a node's facts are.
@@ -26,6 +29,34 @@ impl World {
                 // Ages are whole milliseconds: the earliest moment that this one may mean.
                 let at = now.saturating_sub(micros(age) + MS);
                 self.confirmed.insert((number, of), at);
+            }
+        }
+    }
+
+    /// After healing: waits for a leader that a majority follows, and [`HEALED`] later looks whether all
+    /// nodes have what it has. One that all voters follow must stay; before, one that still hears
+    /// nobody may take its place, and the time begins anew.
+    pub(super) fn see_leader(&mut self) {
+        let now = self.now();
+        let healed = self.healed.unwrap_or(now);
+        let (majority, all) = (self.registry.followed(now, false), self.registry.followed(now, true));
+        let before = self.lead.filter(|lead| majority.is_none_or(|now| now == lead.who));
+        if let Some(lost) = self.lead.filter(|lead| lead.by_all && before.is_none()) {
+            self.judge(invariants::leader_stays(lost.who, majority));
+        }
+        let lead = before.or(majority.map(|who| Lead { who, since: now, by_all: false }));
+        let lead = lead.map(|lead| Lead { by_all: lead.by_all || all == Some(lead.who), ..lead });
+        if lead != self.lead {
+            let whom = lead.map(|lead| (lead.who.0, if lead.by_all { "all" } else { "a majority" }));
+            whom.into_iter().for_each(|(who, of)| self.note(format_args!("{of} of the voters follow {who}")));
+            self.lead = lead;
+        }
+        match lead {
+            Some(lead) if now >= lead.since + HEALED => self.see_equal(true),
+            Some(_) => self.agenda.after(LOOK, Event::SeeLeader),
+            None => {
+                self.judge(invariants::led_in_time(now - healed, LED));
+                self.agenda.after(LOOK, Event::SeeLeader);
             }
         }
     }

@@ -3,8 +3,11 @@
 use std::sync::Arc;
 
 use skein_core::NodeNumber;
+use skein_core::suspicion::Proximity as _;
 
-use super::{Event, World};
+use super::{Event, Packet, World};
+use crate::agenda::SECOND;
+use crate::peers::PROBE;
 use crate::{cluster, registry};
 
 impl World {
@@ -48,6 +51,7 @@ impl World {
             Event::Probe(number, life) if self.lives(number, life) => {
                 self.see_ages(number);
                 self.probe(number, life);
+                self.stand(number);
             }
             Event::Served(number, life, work) if self.lives(number, life) => self.served(number, work),
             Event::Turned(number, machine, life) => self.turned(number, machine, life),
@@ -58,7 +62,7 @@ impl World {
             Event::Fold(..) | Event::Probe(..) | Event::Served(..) | Event::Silent(..) | Event::Late(..) => {}
             Event::Mend => self.mend(),
             Event::SeeEqual => self.see_equal(false),
-            Event::AgreeEqual => self.see_equal(true),
+            Event::SeeLeader => self.see_leader(),
         }
     }
 
@@ -71,6 +75,21 @@ impl World {
             peer.heard();
         }
         self.met_another_life(number, from);
+    }
+
+    /// A voter looks whether it may stand for election: as often as it probes.
+    fn stand(&mut self, number: NodeNumber) {
+        let now = self.now();
+        let voters = self.registry.voters().clone();
+        let Some(node) = self.nodes.get(&number).filter(|_| voters.contains(&number)) else { return };
+        let reached = voters.iter().filter(|voter| !node.peers.suspect(**voter)).count();
+        self.registry.look(number, reached);
+        // Backhaul probes peers that are not in use too, about once a second.
+        if (now / PROBE).is_multiple_of(SECOND / PROBE) {
+            for voter in voters.into_iter().filter(|voter| *voter != number) {
+                self.send(number, voter, Packet::Ping(now), 0);
+            }
+        }
     }
 
     pub(super) fn put_gossip(&mut self, later: cluster::Later) {
