@@ -22,12 +22,12 @@ enum Command {
     Run {
         /// The seed; a fresh one, which is printed, when there is none.
         seed: Option<u64>,
-        /// How many nodes.
-        #[arg(long, default_value_t = 9)]
-        nodes: u8,
-        /// How many transitions.
-        #[arg(long, default_value_t = 250)]
-        steps: usize,
+        /// How many nodes; nine, and of every fifth seed one in each of the 18 regions, unless told.
+        #[arg(long)]
+        nodes: Option<u8>,
+        /// How many transitions; 250 unless told.
+        #[arg(long)]
+        steps: Option<usize>,
         /// Only these transitions of the seed.
         #[arg(long, value_delimiter = ',')]
         keep: Option<Vec<usize>>,
@@ -83,6 +83,8 @@ fn main() -> anyhow::Result<ExitCode> {
     match Args::parse().command {
         Command::Run { seed, nodes, steps, keep, shrinking } => {
             let seed = seed.unwrap_or_else(|| Entropy::default().next_u64() >> 32);
+            let usual = Plan::new(seed);
+            let (nodes, steps) = (nodes.unwrap_or(usual.nodes), steps.unwrap_or(usual.steps));
             Ok(run(&Plan { seed, nodes, steps, keep }, shrinking))
         }
         #[cfg(feature = "planted")]

@@ -90,6 +90,21 @@ pub enum Transition {
         /// What its first Machine answers; the next one answers plainly.
         reply: Reply,
     },
+    /// Requests that keep coming whatever becomes of them, at several edges in turn.
+    Load {
+        /// At which node the first.
+        edge: u8,
+        /// At how many nodes.
+        edges: u8,
+        /// For which app.
+        app: u8,
+        /// How many.
+        count: u8,
+        /// Milliseconds between two.
+        gap: u8,
+        /// How long the app takes for each, in milliseconds.
+        takes: u16,
+    },
     /// A node takes nothing new; or takes it again.
     Drain {
         /// Which.
@@ -173,6 +188,10 @@ impl fmt::Display for Transition {
                 let method = if *post { "POST" } else { "GET" };
                 write!(f, "{count} x {method} app {app} at node {edge} takes {takes} ms answers {reply:?}")
             }
+            Self::Load { edge, edges, app, count, gap, takes } => write!(
+                f,
+                "load of {count} requests every {gap} ms for app {app} at {edges} nodes from {edge} takes {takes} ms"
+            ),
             Self::Drain { node, on } => write!(f, "drain node {node} {on}"),
             Self::Kill { node } => write!(f, "kill node {node}"),
             Self::Restart { node } => write!(f, "restart node {node}"),
@@ -191,8 +210,9 @@ impl fmt::Display for Transition {
 pub type Trace = Vec<(Micros, Transition)>;
 
 /// The weights of the kinds; faults come last.
-const WEIGHTS: [(Kind, usize); 12] = [
-    (Kind::Request, 55),
+const WEIGHTS: [(Kind, usize); 13] = [
+    (Kind::Request, 51),
+    (Kind::Load, 4),
     (Kind::Machine, 14),
     (Kind::Deploy, 6),
     (Kind::Create, 2),
@@ -206,11 +226,12 @@ const WEIGHTS: [(Kind, usize); 12] = [
     (Kind::Heal, 6),
 ];
 /// The kinds that are no faults.
-const CALM: usize = 5;
+const CALM: usize = 6;
 
 #[derive(Debug, Clone, Copy)]
 enum Kind {
     Request,
+    Load,
     Machine,
     Deploy,
     Create,
@@ -281,6 +302,14 @@ fn make(rng: &mut impl Random, kind: Kind, nodes: u8) -> Transition {
                 3 => Reply::Elsewhere,
                 _ => Reply::Plain,
             },
+        },
+        Kind::Load => Transition::Load {
+            edge: node,
+            edges: 1 + rng.below(4) as u8,
+            app: rng.below(3) as u8,
+            count: 20 + rng.below(60) as u8,
+            gap: [2, 5, 10, 20][rng.below(4)],
+            takes: [30, 100, 400][rng.below(3)],
         },
         Kind::Machine => {
             use Change::*;

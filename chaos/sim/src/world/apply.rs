@@ -41,6 +41,14 @@ impl World {
                     self.request(self.number(edge), app % APPS, post, u64::from(takes) * MS, reply);
                 }
             }
+            Transition::Load { edge, edges, app, count, gap, takes } => {
+                for number in 0..count {
+                    let edge = self.number(edge.wrapping_add(number % edges.max(1)));
+                    let (post, takes) = (number % 4 == 3, u64::from(takes) * MS);
+                    let after = u64::from(number) * u64::from(gap) * MS;
+                    self.agenda.after(after, Event::Come { edge, app: app % APPS, post, takes });
+                }
+            }
             Transition::Drain { node, on } => self.drain(self.number(node), on),
             Transition::Kill { node } => self.kill(self.number(node)),
             Transition::Restart { node } => {
@@ -242,7 +250,7 @@ impl World {
         self.reference.node(now, number, NodeStatus { answers: true, draining: on });
     }
 
-    fn request(&mut self, edge: NodeNumber, app: u8, post: bool, takes: u64, reply: Reply) {
+    pub(super) fn request(&mut self, edge: NodeNumber, app: u8, post: bool, takes: u64, reply: Reply) {
         let now = self.now();
         let region = |node: u8| {
             let number = self.number(node);

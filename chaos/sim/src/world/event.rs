@@ -41,6 +41,13 @@ pub(crate) struct Open {
 #[derive(Debug, Clone)]
 pub(super) enum Event {
     Transition(usize),
+    /// A request of a load comes to its edge.
+    Come {
+        edge: NodeNumber,
+        app: u8,
+        post: bool,
+        takes: Micros,
+    },
     Gossip(cluster::Event),
     Registry(registry::Event),
     Packet {
@@ -81,6 +88,7 @@ impl Event {
             Self::Transition(_) | Self::Mend | Self::SeeEqual | Self::SeeLeader => None,
             Self::Gossip(event) => Some(event.node()),
             Self::Registry(event) => Some(event.node()),
+            Self::Come { edge, .. } => Some(*edge),
             Self::Packet { to, .. } => Some(*to),
             Self::Again { from, .. } => Some(*from),
             Self::Fold(node, _)

@@ -8,6 +8,7 @@ use skein_core::suspicion::Proximity as _;
 use super::{Event, Packet, World};
 use crate::agenda::SECOND;
 use crate::peers::PROBE;
+use crate::transition::Reply;
 use crate::{cluster, registry};
 
 impl World {
@@ -20,6 +21,7 @@ impl World {
                     self.apply(index, transition);
                 }
             }
+            Event::Come { edge, app, post, takes } => self.request(edge, app, post, takes, Reply::Plain),
             Event::Gossip(event) => {
                 if let cluster::Event::Arrive { from, to, .. } = &event {
                     self.heard(*to, *from);
