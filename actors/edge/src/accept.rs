@@ -46,7 +46,11 @@ impl Connections {
         self.tasks.spawn(async move {
             let _room = room;
             match chain {
-                HandlerChain::Http => connection::http(core, ends, stream, &ended).await,
+                HandlerChain::Http => {
+                    // Only delays small writes if it fails.
+                    let _slower = stream.set_nodelay(true);
+                    connection::http(core, ends, stream, None, &ended).await;
+                }
                 HandlerChain::Raw => {
                     let passage = core.gate.enter();
                     tokio::select! {

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use skein_core::{NodeName, NodeNumber, RegionCode};
 
+use crate::http2::Http2Limits;
+
 /// Settings of an edge and worker. [`EdgeConfig::new`] gives the defaults named at each field.
 #[derive(Debug, Clone)]
 pub struct EdgeConfig {
@@ -34,6 +36,8 @@ pub struct EdgeConfig {
     pub upstream_idle: Duration,
     /// The most connections of clients per listener; beyond it new ones are closed at once: 10,000.
     pub max_connections: usize,
+    /// Limits of clients' HTTP/2 connections.
+    pub http2: Http2Limits,
     /// Which requests without a trace context of their own are traced.
     pub sampling: Sampling,
     /// Runtimes that connections are spread over, one per core and each with one thread; empty means
@@ -72,6 +76,7 @@ impl EdgeConfig {
             connect_timeout: Duration::from_secs(3),
             upstream_idle: Duration::from_secs(4),
             max_connections: 10_000,
+            http2: Http2Limits::default(),
             sampling: Sampling::default(),
             cores: Vec::new(),
         }

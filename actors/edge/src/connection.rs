@@ -1,27 +1,34 @@
-//! A client's connection: HTTP/1.1 on it, its counters, its end.
+//! A client's connection: HTTP on it, its counters, its end.
 
 use std::convert::Infallible;
-use std::io;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll};
+use std::time::Duration;
 
+use http::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use skein_core::headers::Origin;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::bell::{First, beside};
 use crate::core::{Core, Passage};
+use crate::counted::Counted;
+use crate::http2::{self, Streams};
 use crate::joined::Joined;
 use crate::metrics::AppCounters;
 use crate::request::handle;
+use crate::speech::{self, Speech};
 use crate::watch::{Limits, Watch};
+
+/// How long a client may take to leave an idle HTTP/2 connection after it was asked to.
+const LEAVE: Duration = Duration::from_secs(1);
 
 /// The two ends of a client's connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,28 +45,30 @@ pub(crate) struct Connection {
     pub(crate) core: Arc<Core>,
     pub(crate) ends: Ends,
     pub(crate) passage: Passage,
+    /// Told when an HTTP/2 client that came during a drain got its response.
+    pub(crate) last: Notify,
+    pub(crate) watch: Watch,
     /// Made for the first request: most connections that only wait have none.
     origin: OnceLock<Box<Origin>>,
     /// The app of the first request: bytes are counted for it.
     app: OnceLock<Arc<AppCounters>>,
     received: AtomicU64,
     sent: AtomicU64,
-    pub(crate) watch: Watch,
 }
 
 impl Connection {
     pub(crate) fn new(core: Arc<Core>, ends: Ends) -> Arc<Self> {
         let passage = core.gate.enter();
-        let (received, sent) = (AtomicU64::new(0), AtomicU64::new(0));
         Arc::new(Self {
             core,
             ends,
             passage,
+            last: Notify::new(),
+            watch: Watch::default(),
             origin: OnceLock::new(),
             app: OnceLock::new(),
-            received,
-            sent,
-            watch: Watch::default(),
+            received: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
         })
     }
 
@@ -67,6 +76,10 @@ impl Connection {
     pub(crate) fn origin(&self) -> &Origin {
         let Ends { client, public } = self.ends;
         self.origin.get_or_init(|| Box::new(Origin::new(client, public, self.core.config.region)))
+    }
+
+    fn limits(&self) -> Limits {
+        Limits { idle: self.core.config.keep_alive, head: self.core.config.head_timeout }
     }
 
     /// A request for this app came.
@@ -81,6 +94,19 @@ impl Connection {
         if let Some(app) = self.app.get() {
             app.data(self.received.swap(0, Ordering::Relaxed), self.sent.swap(0, Ordering::Relaxed));
         }
+    }
+
+    /// Bytes came.
+    pub(crate) fn received(&self, bytes: usize) {
+        if bytes > 0 {
+            self.received.fetch_add(bytes as u64, Ordering::Relaxed);
+            self.watch.hear();
+        }
+    }
+
+    /// Bytes went.
+    pub(crate) fn sent(&self, bytes: usize) {
+        self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 }
 
@@ -101,125 +127,143 @@ enum End {
     Overdue,
 }
 
-/// Serves HTTP/1.1 until the client leaves or takes too long, the node drains, or `stopped`.
-pub(crate) async fn http(core: Arc<Core>, ends: Ends, stream: TcpStream, stopped: &CancellationToken) {
-    // Only delays small writes if it fails.
-    let _slower = stream.set_nodelay(true);
-    let connection = Connection::new(Arc::clone(&core), ends);
-    let io = TokioIo::new(Joined(Counted { stream, connection: Arc::clone(&connection) }));
-    let serving = Arc::clone(&connection);
-    let service = service_fn(move |request| {
-        let connection = Arc::clone(&serving);
-        async move { Ok::<_, Infallible>(handle(&connection, request).await) }
+/// Serves HTTP until the client leaves or takes too long, the node drains, or `stopped`. `speech` is
+/// known when TLS has agreed on it; else the first bytes tell.
+pub(crate) async fn http<S>(
+    core: Arc<Core>,
+    ends: Ends,
+    stream: S,
+    speech: Option<Speech>,
+    stopped: &CancellationToken,
+) where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let connection = Connection::new(core, ends);
+    let mut stream = Counted::new(stream, Arc::clone(&connection));
+    let speech = match speech {
+        Some(speech) => speech,
+        None => {
+            let quiet = connection.passage.era().quiet.cancelled();
+            let end = end(&connection, stopped, quiet, connection.limits());
+            let heard = match beside(pin!(speech::listen(&mut stream)), end).await {
+                First::Busy(Ok(heard)) => heard,
+                First::Busy(Err(_)) | First::Seldom(_) => return,
+            };
+            stream.unread(heard.1);
+            heard.0
+        }
+    };
+    let io = TokioIo::new(Joined(stream));
+    let ended = match speech {
+        Speech::Http1 => http1(&connection, io, stopped).await,
+        // Larger, and HTTP/1 has no need of the room.
+        Speech::Http2 => Box::pin(http2(&connection, io, stopped)).await,
+    };
+    let Err(error) = ended else { return };
+    let fault = http2::fault(&error);
+    if error.is_parse() || fault.is_some() {
+        connection.core.metrics.malformed.fetch_add(1, Ordering::Relaxed);
+        tracing::info!(client = %ends.client, public = %ends.public, %error, ?fault, "malformed request refused");
+    } else {
+        tracing::debug!(client = %ends.client, %error, "connection ended");
+    }
+}
+
+/// Waits for a reason to end the connection; `quiet` ends when a drain asks for it.
+async fn end(
+    connection: &Connection,
+    stopped: &CancellationToken,
+    quiet: impl Future<Output = ()>,
+    limits: Limits,
+) -> End {
+    let end = tokio::select! {
+        biased;
+        () = stopped.cancelled() => End::Now,
+        () = quiet => End::Quiet,
+        () = connection.watch.overdue(limits) => End::Overdue,
+    };
+    if end == End::Overdue {
+        let Ends { client, public } = connection.ends;
+        tracing::debug!(%client, %public, "the client took too long");
+    }
+    end
+}
+
+/// Waits until the connection must end, whatever it does.
+async fn forced(connection: &Connection, stopped: &CancellationToken) {
+    tokio::select! {
+        () = stopped.cancelled() => {}
+        () = connection.passage.era().forced.cancelled() => {}
+    }
+}
+
+type Io<S> = TokioIo<Joined<Counted<S>>>;
+
+async fn http1<S>(connection: &Arc<Connection>, io: Io<S>, stopped: &CancellationToken) -> hyper::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let config = &connection.core.config;
+    let service = service_fn(|request: Request<Incoming>| async move {
+        Ok::<_, Infallible>(handle(connection, request).await)
     });
     // Its own limit for a head sets a timer for each request; `Watch` has one for the connection.
     let served = http1::Builder::new()
-        .max_buf_size(core.config.max_head.max(8192))
-        .max_header_size(core.config.max_head)
+        .max_buf_size(config.max_head.max(8192))
+        .max_header_size(config.max_head)
         .serve_connection(io, service);
     let mut served = pin!(served);
-    let ended = match beside(served.as_mut(), end(&connection, stopped)).await {
+    let quiet = connection.passage.era().quiet.cancelled();
+    match beside(served.as_mut(), end(connection, stopped, quiet, connection.limits())).await {
+        First::Busy(ended) => return ended,
+        First::Seldom(End::Now | End::Overdue) => return Ok(()),
+        First::Seldom(End::Quiet) => served.as_mut().graceful_shutdown(),
+    }
+    match beside(served, forced(connection, stopped)).await {
         First::Busy(ended) => ended,
-        First::Seldom(End::Now) => return,
-        First::Seldom(End::Overdue) => {
-            tracing::debug!(client = %ends.client, public = %ends.public, "the client took too long");
-            return;
+        First::Seldom(()) => Ok(()),
+    }
+}
+
+async fn http2<S>(connection: &Arc<Connection>, io: Io<S>, stopped: &CancellationToken) -> hyper::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let config = &connection.core.config;
+    let (streams, _end) = Streams::new();
+    let shared = Arc::clone(connection);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let connection = Arc::clone(&shared);
+        async move { Ok::<_, Infallible>(handle(&connection, request).await) }
+    });
+    let served = config.http2.server(config.max_head, streams).serve_connection(io, service);
+    let mut served = pin!(served);
+    // Who comes while the node drains is answered once, as over HTTP/1.
+    let came_late = connection.passage.is_last();
+    let last = async {
+        match came_late {
+            true => connection.last.notified().await,
+            false => connection.passage.era().last.cancelled().await,
         }
-        First::Seldom(End::Quiet) => {
-            served.as_mut().graceful_shutdown();
-            let forced = async {
-                tokio::select! {
-                    () = stopped.cancelled() => {}
-                    () = connection.passage.era().forced.cancelled() => {}
-                }
-            };
-            match beside(served.as_mut(), forced).await {
-                First::Busy(ended) => ended,
-                First::Seldom(()) => return,
+    };
+    // Not every byte here begins a head; keep-alive pings find who is gone.
+    let limits = Limits { idle: config.keep_alive, head: config.keep_alive };
+    match beside(served.as_mut(), end(connection, stopped, last, limits)).await {
+        First::Busy(ended) => return ended,
+        First::Seldom(End::Now) => return Ok(()),
+        // GOAWAY: what the client has already sent is answered, nothing new comes.
+        First::Seldom(End::Quiet | End::Overdue) => served.as_mut().graceful_shutdown(),
+    }
+    let over = async {
+        loop {
+            tokio::select! {
+                () = forced(connection, stopped) => return,
+                () = tokio::time::sleep(LEAVE) => if !connection.watch.is_busy() { return },
             }
         }
     };
-    if let Err(error) = ended {
-        if error.is_parse() {
-            core.metrics.malformed.fetch_add(1, Ordering::Relaxed);
-            tracing::info!(client = %ends.client, public = %ends.public, %error, "malformed request refused");
-        } else {
-            tracing::debug!(client = %ends.client, %error, "connection ended");
-        }
-    }
-}
-
-/// Waits for a reason to end the connection.
-async fn end(connection: &Connection, stopped: &CancellationToken) -> End {
-    let era = connection.passage.era();
-    let config = &connection.core.config;
-    let limits = Limits { idle: config.keep_alive, head: config.head_timeout };
-    tokio::select! {
-        biased;
-        () = stopped.cancelled() => End::Now,
-        () = era.quiet.cancelled() => End::Quiet,
-        () = connection.watch.overdue(limits) => End::Overdue,
-    }
-}
-
-/// A stream whose bytes are counted.
-#[derive(Debug)]
-struct Counted {
-    stream: TcpStream,
-    connection: Arc<Connection>,
-}
-
-impl AsyncRead for Counted {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
-        let read = buf.filled().len() - before;
-        if read > 0 {
-            self.connection.received.fetch_add(read as u64, Ordering::Relaxed);
-            self.connection.watch.hear();
-        }
-        polled
-    }
-}
-
-impl Counted {
-    fn count(&self, written: &Poll<io::Result<usize>>) {
-        if let Poll::Ready(Ok(bytes)) = written {
-            self.connection.sent.fetch_add(*bytes as u64, Ordering::Relaxed);
-        }
-    }
-}
-
-impl AsyncWrite for Counted {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.count(&written);
-        written
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.count(&written);
-        written
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+    match beside(served, over).await {
+        First::Busy(ended) => ended,
+        First::Seldom(()) => Ok(()),
     }
 }

@@ -104,7 +104,7 @@ struct Eras {
 #[derive(Debug, Default)]
 pub(crate) struct Era {
     /// Each response is the last one of its connection.
-    last: CancellationToken,
+    pub(crate) last: CancellationToken,
     /// Connections that wait for a request end.
     pub(crate) quiet: CancellationToken,
     /// Everything ends.

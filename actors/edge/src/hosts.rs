@@ -30,14 +30,12 @@ pub(crate) fn host<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Result<Cow<'a, s
     if let (None, Some(host)) = (uri.authority(), header.and_then(plain)) {
         return Ok(Cow::Borrowed(host));
     }
-    let header = match header {
-        Some(host) => {
-            let authority = Authority::try_from(host).map_err(|_| Reply::BadHost)?;
-            Some(authority).filter(|authority| !authority.as_str().contains('@'))
-        }
-        None => None,
-    };
+    let header = header.map(Authority::try_from).transpose().map_err(|_| Reply::BadHost)?;
     let authority = uri.authority().cloned().or(header).ok_or(Reply::BadHost)?;
+    // What names a user is refused, and not only cleaned: the Machine gets it as Host.
+    if authority.as_str().contains('@') {
+        return Err(Reply::BadHost);
+    }
     let port = authority.as_str().strip_prefix(authority.host()).unwrap_or_default();
     if authority.host().is_empty() || (!matches!(port, "" | ":") && authority.port().is_none()) {
         return Err(Reply::BadHost);
@@ -120,5 +118,6 @@ mod tests {
         for bad in [&[][..], &["a", "a"], &["a b"], &["u@a"], &[""], &["a:x"], &["a:99999999"], &[":80"]] {
             assert_eq!(host_of("/", bad), Err(Reply::BadHost), "{bad:?}");
         }
+        assert_eq!(host_of("http://u@a.localhost/", &["a.localhost"]), Err(Reply::BadHost));
     }
 }

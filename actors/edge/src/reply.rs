@@ -23,6 +23,8 @@ pub(crate) enum Reply {
     NoService(u16),
     /// No `Host`, or more than one.
     BadHost,
+    /// A target that is no path.
+    BadTarget,
     /// `CONNECT`.
     Connect,
     /// The request goes round in a loop.
@@ -38,7 +40,7 @@ impl Reply {
                 StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
             }
             Self::UnknownHost(_) | Self::NoService(_) => StatusCode::NOT_FOUND,
-            Self::BadHost => StatusCode::BAD_REQUEST,
+            Self::BadHost | Self::BadTarget => StatusCode::BAD_REQUEST,
             Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
             Self::Loop(_) => StatusCode::LOOP_DETECTED,
             Self::Https(_) => StatusCode::MOVED_PERMANENTLY,
@@ -52,6 +54,7 @@ impl Reply {
             Self::UnknownHost(_) => "unknown-host",
             Self::NoService(_) => "no-service",
             Self::BadHost => "bad-host",
+            Self::BadTarget => "bad-target",
             Self::Connect => "connect-refused",
             Self::Loop(_) => "loop",
             Self::Https(_) => return None,
@@ -71,6 +74,7 @@ impl Reply {
                 )
             }
             Self::BadHost => "exactly one Host header with a valid name is needed".to_owned(),
+            Self::BadTarget => "a target is a path that begins with /".to_owned(),
             Self::Connect => "CONNECT is not proxied".to_owned(),
             Self::Loop(passes) => {
                 format!("the request passed this cluster {passes} times; does an app call itself?")
@@ -126,7 +130,9 @@ impl Reply {
         // The id is ASCII.
         let id = HeaderValue::from_str(request_id).unwrap_or(HeaderValue::from_static(""));
         headers::to_client(map, version, server, &id, None);
-        if matches!(self, Self::BadHost | Self::Connect | Self::Code(ErrorCode::PA01, _)) {
+        let unreadable =
+            matches!(self, Self::BadHost | Self::BadTarget | Self::Connect | Self::Code(ErrorCode::PA01, _));
+        if unreadable && version != Version::HTTP_2 {
             // What the client sends after such a request is not worth reading.
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }

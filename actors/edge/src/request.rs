@@ -38,16 +38,8 @@ const LINGER_BYTES: usize = 4 << 20;
 /// How long that may take.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// Answers a client's request; while the node drains, that is the last one of its connection.
+/// Answers a client's request.
 pub(crate) async fn handle(connection: &Arc<Connection>, request: Request<Incoming>) -> Response<ClientBody> {
-    let mut response = answer(connection, request).await;
-    if connection.passage.is_last() {
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    }
-    response
-}
-
-async fn answer(connection: &Arc<Connection>, request: Request<Incoming>) -> Response<ClientBody> {
     let (core, ends) = (&*connection.core, connection.ends);
     let mut rng = Entropy::default();
     let (started, start_us) = (clock::now(), clock::unix_us());
@@ -88,6 +80,7 @@ async fn answer(connection: &Arc<Connection>, request: Request<Incoming>) -> Res
             access.status = Some(head.status.as_u16());
             let promised =
                 head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+            say_if_last(connection, version, &mut head.headers);
             Response::from_parts(head, ClientBody::new(answer, promised, access, held))
         }
         Err(reply) => {
@@ -96,6 +89,16 @@ async fn answer(connection: &Arc<Connection>, request: Request<Incoming>) -> Res
                 let _gave_up = Box::pin(tokio::time::timeout(LINGER, body.discard(LINGER_BYTES))).await;
             }
             own(core, &reply, &exchange.headers, version, access)
+        }
+    }
+}
+
+/// While the node drains, a response is the last one of its connection.
+fn say_if_last(connection: &Connection, version: Version, headers: &mut HeaderMap) {
+    if connection.passage.is_last() {
+        match version {
+            Version::HTTP_2 => connection.last.notify_one(),
+            _ => drop(headers.insert(CONNECTION, HeaderValue::from_static("close"))),
         }
     }
 }
@@ -122,7 +125,11 @@ fn begin(
     trace.set(attr::CLIENT, || ends.client.ip().to_string());
     trace.set(attr::SERVER_ADDRESS, || ends.public.ip().to_string());
     trace.set(attr::SERVER_PORT, || i64::from(ends.public.port()));
-    trace.set(attr::PROTOCOL_VERSION, || if parts.version == Version::HTTP_10 { "1.0" } else { "1.1" });
+    trace.set(attr::PROTOCOL_VERSION, || match parts.version {
+        Version::HTTP_10 => "1.0",
+        Version::HTTP_2 => "2",
+        _ => "1.1",
+    });
     trace.set(attr::REQUEST_ID, || request_id.to_string());
     trace.set(attr::NODE, || core.config.node_name.to_string());
     trace.set(attr::REGION, || core.config.region.to_string());
@@ -164,17 +171,22 @@ fn prepare<'s>(
         return Err((Reply::NoService(port), headers));
     };
     let target = uri.path_and_query().map_or(Uri::from_static("/"), |target| Uri::from(target.clone()));
+    if !target.path().starts_with('/') && target.path() != "*" {
+        return Err((Reply::BadTarget, headers));
+    }
     if settings.force_https {
         let host = hosts::host(&uri, &headers).unwrap_or_default();
         return Err((Reply::Https(format!("https://{host}{target}")), headers));
     }
     if let Some(authority) = uri.authority() {
-        // RFC 9112 section 3.2.2: what the target names stands for Host.
+        // RFC 9112 section 3.2.2, RFC 9113 section 8.3.1: what the target names stands for Host.
         if let Ok(value) = HeaderValue::from_str(authority.as_str()) {
             headers.insert(HOST, value);
         }
     }
-    let chunked = headers.contains_key(TRANSFER_ENCODING);
+    if version == Version::HTTP_2 {
+        headers::join_cookies(&mut headers);
+    }
     // The edge answers 100 itself, once the body is wanted.
     let expects = headers.remove(EXPECT).is_some();
     // The id is ASCII.
@@ -186,7 +198,7 @@ fn prepare<'s>(
     }
     let body = (!incoming.is_end_stream())
         .then(|| KeptBody::new(incoming, core.config.replay_buffer, Arc::clone(&core.budget)));
-    if chunked && body.is_some() {
+    if body.is_some() && !headers.contains_key(CONTENT_LENGTH) {
         headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
     let deadline = access.started + core.config.route_timeout;
@@ -358,7 +370,8 @@ fn own(
     access.status = Some(reply.status().as_u16());
     access.code = reply.code();
     let response = reply.response(asked, version, &core.server, &access.request_id);
-    let (head, body): (_, Bytes) = response.into_parts();
+    let (mut head, body): (_, Bytes) = response.into_parts();
+    say_if_last(&access.connection, version, &mut head.headers);
     let promised = Some(body.len() as u64);
     let answer = Answer::Own(Some(body).filter(|body| !body.is_empty()));
     Response::from_parts(head, ClientBody::new(answer, promised, access, Held::default()))

@@ -58,6 +58,11 @@ impl Watch {
         self.ended.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Whether a request is served.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.look().1 == Phase::Busy
+    }
+
     fn look(&self) -> (u32, Phase) {
         let (begun, ended) = (self.begun.load(Ordering::Relaxed), self.ended.load(Ordering::Relaxed));
         let phase = if begun != ended {

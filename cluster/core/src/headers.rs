@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, HOST, HeaderName, SERVER, VIA};
+use http::header::{CONNECTION, COOKIE, HOST, HeaderName, SERVER, VIA};
 use http::{HeaderMap, HeaderValue, Version};
 use serde_json::Value;
 
@@ -234,6 +234,22 @@ fn remove(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
     }
 }
 
+/// Joins the pieces that HTTP/2 allows a cookie header to come in (RFC 9113 section 8.2.3): HTTP/1 knows
+/// one header.
+pub fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(COOKIE).iter();
+    if let (Some(first), Some(_)) = (crumbs.next(), crumbs.next()) {
+        let mut joined = first.as_bytes().to_vec();
+        for crumb in headers.get_all(COOKIE).iter().skip(1) {
+            joined.extend_from_slice(b"; ");
+            joined.extend_from_slice(crumb.as_bytes());
+        }
+        if let Ok(joined) = HeaderValue::from_maybe_shared(Bytes::from(joined)) {
+            headers.insert(COOKIE, joined);
+        }
+    }
+}
+
 fn append_via(headers: &mut HeaderMap, version: Version) {
     let own = match version {
         Version::HTTP_09 | Version::HTTP_10 => HeaderValue::from_static("1.0 skein"),
@@ -352,6 +368,16 @@ mod tests {
         }
         assert_eq!(text(&headers, "host"), Some("a.localhost"));
         assert_eq!(text(&headers, "fly-client-ip"), Some("198.51.100.7"));
+    }
+
+    #[test]
+    fn http_1_the_crumbs_of_a_cookie_are_joined_in_order() {
+        let mut headers = map(&[("cookie", "a=1"), ("x", "y"), ("cookie", "b=2"), ("cookie", "c=\"3\"")]);
+        join_cookies(&mut headers);
+        assert_eq!(headers.get_all(COOKIE).iter().collect::<Vec<_>>(), ["a=1; b=2; c=\"3\""]);
+        let mut one = map(&[("cookie", "a=1")]);
+        join_cookies(&mut one);
+        assert_eq!(one, map(&[("cookie", "a=1")]));
     }
 
     /// SPEC HTTP-3.

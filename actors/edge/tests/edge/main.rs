@@ -5,7 +5,9 @@
 mod backend;
 mod drain;
 mod failures;
+mod frames;
 mod headers;
+mod http2;
 mod pool;
 mod raw;
 mod replays;
