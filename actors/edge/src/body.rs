@@ -16,6 +16,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use skein_core::headers::clean_trailers;
 
 use crate::frames::FrameBody;
 
@@ -228,7 +229,7 @@ impl<B: Body<Data = Bytes> + Unpin> Kept<B> {
                             Ok(()) => {}
                             Err(why) => return Poll::Ready(Err(why)),
                         },
-                        Err(frame) => state.trailers = frame.into_trailers().ok(),
+                        Err(frame) => state.trailers = Some(trailers(frame)),
                     },
                 }
             }
@@ -304,7 +305,7 @@ impl<B: Body<Data = Bytes> + Unpin> Kept<B> {
             let data = match frame.into_data() {
                 Ok(data) => data,
                 Err(frame) => {
-                    let trailers = frame.into_trailers().unwrap_or_default();
+                    let trailers = trailers(frame);
                     state.trailers = Some(trailers.clone());
                     state.ended = true;
                     return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
@@ -322,6 +323,13 @@ impl<B: Body<Data = Bytes> + Unpin> Kept<B> {
             Poll::Ready(Some(Ok(Frame::data(data))))
         })
     }
+}
+
+/// A client's trailers, without what must not come so late.
+fn trailers(frame: Frame<Bytes>) -> HeaderMap {
+    let mut trailers = frame.into_trailers().unwrap_or_default();
+    clean_trailers(&mut trailers);
+    trailers
 }
 
 impl<B> Drop for Kept<B> {

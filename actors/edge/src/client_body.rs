@@ -5,6 +5,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use skein_core::headers::clean_trailers;
 use skein_core::load::InFlight;
 use tokio::task::JoinHandle;
 
@@ -71,13 +72,21 @@ impl Body for ClientBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        let frame = match &mut this.answer {
+        let mut frame = match &mut this.answer {
             Answer::Own(bytes) => bytes.take().map(|bytes| Ok(Frame::data(bytes))),
             Answer::Machine(body) => ready!(Pin::new(body.as_mut()).poll_frame(cx)),
             Answer::Frames(body) => ready!(Pin::new(body.as_mut()).poll_frame(cx)),
         };
-        match &frame {
-            Some(Ok(frame)) => this.access.sent += frame.data_ref().map_or(0, |data| data.len() as u64),
+        match &mut frame {
+            Some(Ok(frame)) => match (frame.data_ref().map(Bytes::len), frame.trailers_mut()) {
+                (Some(data), _) => this.access.sent += data as u64,
+                (None, Some(trailers)) => {
+                    clean_trailers(trailers);
+                    // Nothing comes after them, and nobody asks.
+                    this.access.complete = true;
+                }
+                (None, None) => {}
+            },
             Some(Err(_)) => {}
             None => this.access.complete = true,
         }

@@ -280,7 +280,8 @@ impl Body for MachineBody {
         };
         match ready!(polled) {
             Some(Ok(frame)) => {
-                if self.incoming.is_end_stream() {
+                // Nothing comes after trailers, and nobody asks.
+                if self.incoming.is_end_stream() || frame.is_trailers() {
                     self.complete();
                 }
                 Poll::Ready(Some(Ok(frame)))

@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, COOKIE, HOST, HeaderName, SERVER, VIA};
+use http::header::{CONNECTION, COOKIE, HOST, HeaderName, SERVER, TE, VIA};
 use http::{HeaderMap, HeaderValue, Version};
 use serde_json::Value;
 
@@ -67,13 +67,12 @@ fn not_from_clients(name: &str) -> bool {
     )
 }
 
-/// These end at each hop.
+/// These end at each hop. `Trailer` does not: it names fields that cross.
 fn is_hop_by_hop(name: &str) -> bool {
     matches!(
         name,
         "connection"
             | "te"
-            | "trailer"
             | "transfer-encoding"
             | "upgrade"
             | "keep-alive"
@@ -145,9 +144,14 @@ pub fn to_machine(headers: &mut HeaderMap, forward: &Forward<'_>) -> Result<(), 
     if passes > MAX_PASSES {
         return Err(Loop(passes));
     }
+    let trailers = takes_trailers(headers);
     remove_named(headers);
     remove(headers, |name| is_hop_by_hop(name) || not_from_clients(name));
     headers.reserve(ADDED);
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+        headers.insert(CONNECTION, HeaderValue::from_static("te"));
+    }
     let Origin { client, chain, port, region } = forward.origin;
     headers.insert(FLY_CLIENT_IP, client.clone());
     headers.insert(FLY_FORWARDED_PORT, port.clone());
@@ -200,6 +204,45 @@ fn add(headers: &mut HeaderMap, name: &HeaderName, text: &str) {
     if let Ok(value) = HeaderValue::from_str(text) {
         headers.append(name, value);
     }
+}
+
+/// Whether the sender of a request takes trailers (RFC 9110 section 10.1.4).
+fn takes_trailers(headers: &HeaderMap) -> bool {
+    headers.contains_key(TE)
+        && headers
+            .get_all(TE)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
+}
+
+/// Removes from trailers what must not come so late (RFC 9110 section 6.5.1), whoever sent it: fields
+/// that frame, route or authorize a message, or say what its content is, and those that belong to the
+/// proxy.
+pub fn clean_trailers(trailers: &mut HeaderMap) {
+    remove(trailers, |name| {
+        is_hop_by_hop(name)
+            || not_from_clients(name)
+            || replay::RESPONSE_HEADERS.contains(&name)
+            || matches!(
+                name,
+                "trailer"
+                    | "host"
+                    | "content-length"
+                    | "content-encoding"
+                    | "content-type"
+                    | "content-range"
+                    | "authorization"
+                    | "cookie"
+                    | "set-cookie"
+                    | "cache-control"
+                    | "expect"
+                    | "max-forwards"
+                    | "range"
+            )
+            || name.starts_with("x-forwarded-")
+    });
 }
 
 /// Removes headers that end at each hop, and those that `Connection` names.
@@ -358,7 +401,7 @@ mod tests {
             ("connection", "close, x-secret, host, fly-client-ip"),
             ("x-secret", "1"),
             ("host", "a.localhost"),
-            ("te", "trailers"),
+            ("te", "gzip"),
             ("transfer-encoding", "chunked"),
             ("keep-alive", "timeout=5"),
         ]);
@@ -378,6 +421,27 @@ mod tests {
         let mut one = map(&[("cookie", "a=1")]);
         join_cookies(&mut one);
         assert_eq!(one, map(&[("cookie", "a=1")]));
+    }
+
+    #[test]
+    fn http_1_who_takes_trailers_is_said_to_and_late_fields_that_decide_are_removed() {
+        let mut headers = map(&[("te", "gzip;q=1, Trailers"), ("connection", "te"), ("trailer", "x-sum")]);
+        to_machine(&mut headers, &forward()).unwrap();
+        assert_eq!((text(&headers, "te"), text(&headers, "connection")), (Some("trailers"), Some("te")));
+        assert_eq!(text(&headers, "trailer"), Some("x-sum"));
+        let mut trailers = map(&[
+            ("grpc-status", "0"),
+            ("x-sum", "1"),
+            ("content-length", "5"),
+            ("transfer-encoding", "chunked"),
+            ("host", "b"),
+            ("authorization", "x"),
+            ("fly-client-ip", "6.6.6.6"),
+            ("fly-replay", "region=iad"),
+            ("x-forwarded-for", "6.6.6.6"),
+        ]);
+        clean_trailers(&mut trailers);
+        assert_eq!(trailers, map(&[("grpc-status", "0"), ("x-sum", "1")]));
     }
 
     /// SPEC HTTP-3.

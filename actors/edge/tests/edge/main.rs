@@ -14,4 +14,5 @@ mod replays;
 mod slow;
 mod streaming;
 mod traces;
+mod trailers;
 mod world;
