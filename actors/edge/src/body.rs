@@ -29,6 +29,9 @@ pub(crate) enum BodyError {
     /// The Machine or its node went away.
     #[error("the Machine's body ended too early")]
     Upstream,
+    /// The body could not be compressed.
+    #[error("the body could not be compressed")]
+    Encoder,
     /// Another attempt reads the body.
     #[error("another attempt took over")]
     Superseded,

@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 
 use crate::access::Access;
 use crate::body::BodyError;
+use crate::encode::Encoded;
 use crate::frames::FrameBody;
 use crate::trace::Trace;
 use crate::worker::MachineBody;
@@ -24,6 +25,31 @@ pub(crate) enum Answer {
     Machine(Box<MachineBody>),
     /// A Machine of another node.
     Frames(Box<FrameBody>),
+    /// One of those, compressed.
+    Encoded(Box<Encoded>),
+}
+
+impl Answer {
+    pub(crate) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self {
+            Self::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Machine(body) => Pin::new(body.as_mut()).poll_frame(cx),
+            Self::Frames(body) => Pin::new(body.as_mut()).poll_frame(cx),
+            Self::Encoded(body) => body.poll_frame(cx),
+        }
+    }
+
+    pub(crate) fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Own(bytes) => bytes.is_none(),
+            Self::Machine(body) => body.is_end_stream(),
+            Self::Frames(body) => body.is_end_stream(),
+            Self::Encoded(body) => body.is_end_stream(),
+        }
+    }
 }
 
 /// A task that is stopped when its owner goes.
@@ -72,11 +98,7 @@ impl Body for ClientBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        let mut frame = match &mut this.answer {
-            Answer::Own(bytes) => bytes.take().map(|bytes| Ok(Frame::data(bytes))),
-            Answer::Machine(body) => ready!(Pin::new(body.as_mut()).poll_frame(cx)),
-            Answer::Frames(body) => ready!(Pin::new(body.as_mut()).poll_frame(cx)),
-        };
+        let mut frame = ready!(this.answer.poll_frame(cx));
         match &mut frame {
             Some(Ok(frame)) => match (frame.data_ref().map(Bytes::len), frame.trailers_mut()) {
                 (Some(data), _) => this.access.sent += data as u64,
@@ -94,18 +116,14 @@ impl Body for ClientBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.answer {
-            Answer::Own(bytes) => bytes.is_none(),
-            Answer::Machine(body) => body.is_end_stream(),
-            Answer::Frames(body) => body.is_end_stream(),
-        }
+        self.answer.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.answer {
             Answer::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Answer::Machine(body) => body.size_hint(),
-            Answer::Frames(_) => SizeHint::default(),
+            Answer::Frames(_) | Answer::Encoded(_) => SizeHint::default(),
         }
     }
 }

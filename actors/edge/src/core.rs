@@ -35,6 +35,8 @@ pub(crate) struct Core {
     /// The `Server` header.
     pub(crate) server: HeaderValue,
     pub(crate) gate: Gate,
+    /// Responses that are being compressed.
+    pub(crate) compressions: AtomicUsize,
 }
 
 impl std::fmt::Debug for Core {
@@ -59,6 +61,7 @@ impl Core {
             sampler: Sampler::new(config.sampling),
             server: HeaderValue::from_static(concat!("Skein/", env!("CARGO_PKG_VERSION"))),
             gate: Gate::default(),
+            compressions: AtomicUsize::new(0),
             config,
             reader,
             backhaul,

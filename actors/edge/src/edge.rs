@@ -54,6 +54,8 @@ pub struct EdgeCounts {
     pub pooled: usize,
     /// Bytes left for bodies that are kept for replays.
     pub replay_budget_left: usize,
+    /// Responses that are being compressed.
+    pub compressions: usize,
 }
 
 /// A node's edge and worker: accepts clients, serves requests of other edges. A clone is the same.
@@ -172,6 +174,7 @@ impl Edge {
             open: core.gate.open(),
             pooled: core.worker.pool().len(),
             replay_budget_left: core.budget.left(),
+            compressions: core.compressions.load(std::sync::atomic::Ordering::Relaxed),
         }
     }
 

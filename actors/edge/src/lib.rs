@@ -16,6 +16,7 @@ mod connection;
 mod core;
 mod counted;
 mod edge;
+mod encode;
 mod frames;
 mod hosts;
 mod http2;

@@ -15,7 +15,7 @@ use skein_cluster::entropy::Entropy;
 use skein_core::balance::{self, Pick};
 use skein_core::code::ErrorCode;
 use skein_core::headers::{self, FLY_PREFER_REGION, FLY_REPLAY_SRC, FLY_REQUEST_ID, Forward};
-use skein_core::machine::HttpResponseOptions;
+use skein_core::machine::HttpOptions;
 use skein_core::route::{Decision, Repeat, Route, Stop};
 use skein_core::service::HandlerChain;
 use skein_core::snapshot::{AppView, MachineView, Snapshot};
@@ -28,6 +28,7 @@ use crate::body::{KeptBody, NotKept};
 use crate::client_body::{Answer, ClientBody, Held};
 use crate::connection::{Connection, Ends};
 use crate::core::Core;
+use crate::encode;
 use crate::hosts;
 use crate::reply::Reply;
 use crate::trace::Trace;
@@ -40,7 +41,7 @@ const LINGER: Duration = Duration::from_secs(2);
 
 /// Answers a client's request.
 pub(crate) async fn handle(connection: &Arc<Connection>, request: Request<Incoming>) -> Response<ClientBody> {
-    let (core, ends) = (&*connection.core, connection.ends);
+    let (core, ends) = (&connection.core, connection.ends);
     let mut rng = Entropy::default();
     let (started, start_us) = (clock::now(), clock::unix_us());
     let (parts, incoming) = request.into_parts();
@@ -75,11 +76,13 @@ pub(crate) async fn handle(connection: &Arc<Connection>, request: Request<Incomi
             let Answered { mut head, answer, held, .. } = *answered;
             let none = HeaderValue::from_static("");
             let id = exchange.headers.get(FLY_REQUEST_ID).unwrap_or(&none);
-            headers::to_client(&mut head.headers, version, &core.server, id, options);
+            let changes = options.and_then(|options| options.response.as_ref());
+            headers::to_client(&mut head.headers, version, &core.server, id, changes);
             head.version = Version::HTTP_11;
             access.status = Some(head.status.as_u16());
-            let promised =
-                head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+            let on = options.and_then(|options| options.compress).unwrap_or(true);
+            let (answer, promised) =
+                encode::answer(core, &exchange.method, &exchange.headers, &mut head, answer, on);
             say_if_last(connection, version, &mut head.headers);
             Response::from_parts(head, ClientBody::new(answer, promised, access, held))
         }
@@ -217,7 +220,7 @@ async fn proxy<'s>(
     exchange: &mut Exchange,
     access: &mut Access,
     rng: &mut Entropy,
-) -> Result<(Box<Answered>, Option<&'s HttpResponseOptions>), Reply> {
+) -> Result<(Box<Answered>, Option<&'s HttpOptions>), Reply> {
     let prefer = exchange.headers.get(FLY_PREFER_REGION).and_then(|value| value.to_str().ok());
     let prefer = prefer.map(|value| balance::named_regions(value, &core.regions)).unwrap_or_default();
     let mut route = Route::new(app, exchange.ends.public.port(), prefer);
@@ -264,9 +267,9 @@ async fn proxy<'s>(
     }
 }
 
-fn options<'s>(pick: &Pick<'s>, exchange: &Exchange) -> Option<&'s HttpResponseOptions> {
+fn options<'s>(pick: &Pick<'s>, exchange: &Exchange) -> Option<&'s HttpOptions> {
     let service = pick.candidate.machine.config.as_ref()?.services.get(pick.candidate.service)?;
-    service.port(exchange.ends.public.port())?.http_options.as_ref()?.response.as_ref()
+    service.port(exchange.ends.public.port())?.http_options.as_ref()
 }
 
 /// Decides, and tells the trace.

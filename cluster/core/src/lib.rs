@@ -14,6 +14,7 @@ pub mod balance;
 pub mod code;
 pub mod codec;
 pub mod config;
+pub mod encoding;
 pub mod facts;
 pub mod fault;
 pub mod headers;

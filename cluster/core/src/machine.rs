@@ -291,6 +291,9 @@ impl Port {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct HttpOptions {
+    /// Whether the proxy compresses what the app did not; it does by default (SPEC HTTP-5).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compress: Option<bool>,
     /// Changes to response headers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub response: Option<HttpResponseOptions>,

@@ -3,6 +3,7 @@
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, reason = "tests")]
 
 mod backend;
+mod compression;
 mod drain;
 mod failures;
 mod frames;

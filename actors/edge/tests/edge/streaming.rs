@@ -20,7 +20,7 @@ use crate::backend::{Body, Server, request};
 use crate::world::{HTTP, World, eventually};
 
 /// A body that is fed by hand.
-fn fed() -> (mpsc::Sender<Bytes>, Body) {
+pub fn fed() -> (mpsc::Sender<Bytes>, Body) {
     let (sender, mut receiver) = mpsc::channel::<Bytes>(1);
     (sender, Feed(std::future::poll_fn(move |cx| receiver.poll_recv(cx))).boxed())
 }

@@ -257,13 +257,12 @@ fn handlers(
 fn http_options(item: &Item<'_>, report: &mut Report<'_>) -> Option<HttpOptions> {
     let mut fields = item.fields(report)?;
     let mut options = HttpOptions {
+        compress: fields.take("compress").and_then(|item| item.boolean(report)),
         response: fields.take("response").and_then(|item| response_options(&item, report)),
         ..HttpOptions::default()
     };
-    for name in ["compress", "h2_backend"] {
-        if let Some(flag) = fields.take(name).and_then(|item| item.boolean(report)) {
-            options.rest.insert(name.into(), flag.into());
-        }
+    if let Some(flag) = fields.take("h2_backend").and_then(|item| item.boolean(report)) {
+        options.rest.insert("h2_backend".into(), flag.into());
     }
     for name in ["idle_timeout", "headers_read_timeout"] {
         if let Some(time) = fields.take(name).and_then(|item| whole_seconds(&item, report)) {
