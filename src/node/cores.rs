@@ -22,7 +22,11 @@ impl Cores {
         let end = CancellationToken::new();
         let mut handles = Vec::with_capacity(count);
         for core in 0..count {
-            let runtime = Builder::new_current_thread().enable_all().build().context("start a runtime")?;
+            let runtime = Builder::new_current_thread()
+                .enable_all()
+                .on_thread_park(skein_edge::end_of_turn)
+                .build()
+                .context("start a runtime")?;
             handles.push(runtime.handle().clone());
             let end = end.clone();
             thread::Builder::new()

@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::connection::{self, Ends};
 use crate::core::Core;
+use crate::gathered::Gathered;
 use crate::hosts;
 use crate::raw;
 
@@ -49,7 +50,7 @@ impl Connections {
                 HandlerChain::Http => {
                     // Only delays small writes if it fails.
                     let _slower = stream.set_nodelay(true);
-                    connection::http(core, ends, stream, None, &ended).await;
+                    connection::http(core, ends, Gathered::new(stream), None, &ended).await;
                 }
                 HandlerChain::Raw => {
                     let passage = core.gate.enter();

@@ -21,7 +21,6 @@ use crate::bell::{First, beside};
 use crate::core::{Core, Passage};
 use crate::counted::Counted;
 use crate::http2::{self, Streams};
-use crate::joined::Joined;
 use crate::metrics::AppCounters;
 use crate::request::handle;
 use crate::speech::{self, Speech};
@@ -153,7 +152,7 @@ pub(crate) async fn http<S>(
             heard.0
         }
     };
-    let io = TokioIo::new(Joined(stream));
+    let io = TokioIo::new(stream);
     let ended = match speech {
         Speech::Http1 => http1(&connection, io, stopped).await,
         // Larger, and HTTP/1 has no need of the room.
@@ -197,7 +196,7 @@ async fn forced(connection: &Connection, stopped: &CancellationToken) {
     }
 }
 
-type Io<S> = TokioIo<Joined<Counted<S>>>;
+type Io<S> = TokioIo<Counted<S>>;
 
 async fn http1<S>(connection: &Arc<Connection>, io: Io<S>, stopped: &CancellationToken) -> hyper::Result<()>
 where

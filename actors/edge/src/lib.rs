@@ -18,9 +18,9 @@ mod counted;
 mod edge;
 mod encode;
 mod frames;
+mod gathered;
 mod hosts;
 mod http2;
-mod joined;
 mod metrics;
 mod raw;
 mod reply;
@@ -34,4 +34,5 @@ mod worker;
 
 pub use config::{EdgeConfig, Sampling};
 pub use edge::{Edge, EdgeCounts, MapError};
+pub use gathered::end_of_turn;
 pub use http2::Http2Limits;

@@ -8,7 +8,7 @@ use hyper_util::rt::TokioIo;
 use skein_core::code::ErrorCode;
 use tokio::net::TcpStream;
 
-use crate::joined::Joined;
+use crate::gathered::Gathered;
 use crate::upstream::driven::Driven;
 
 /// A TCP connection to a Machine.
@@ -38,7 +38,7 @@ pub(crate) async fn http1(
     let (sender, connection) = hyper::client::conn::http1::Builder::new()
         .max_buf_size(max_head.max(8192))
         .max_header_size(max_head)
-        .handshake(TokioIo::new(Joined(stream)))
+        .handshake(TokioIo::new(Gathered::new(stream)))
         .await
         .map_err(|_| ErrorCode::PC06)?;
     Ok(Driven::new(sender, Box::pin(connection.with_upgrades()), address))
