@@ -28,17 +28,33 @@ pub(crate) fn node_project(from: &str, to: &Path) -> Result<(), String> {
     if ran.status.success() { Ok(()) } else { Err(format!("npm ci: {}", ran.stderr)) }
 }
 
-/// A package from PyPI in a virtual environment of its own: the folder of its module.
-pub(crate) fn python_package(package: &str, module: &str, to: &Path) -> Result<PathBuf, String> {
+/// Packages from PyPI in a virtual environment of their own: its Python.
+pub(crate) fn python_packages(packages: &[&str], to: &Path) -> Result<PathBuf, String> {
     let python = program("python3").ok_or("python3 is not installed")?;
     let ran = run(Command::new(python).args(["-m", "venv"]).arg(to), PATIENCE);
     if !ran.status.success() {
         return Err(format!("python3 -m venv: {}{}", ran.stdout, ran.stderr));
     }
-    let ran = run(Command::new(to.join("bin/pip")).args(["install", "--quiet", package]), PATIENCE);
+    let mut install = Command::new(to.join("bin/pip"));
+    let ran = run(install.args(["install", "--quiet", "--only-binary", ":all:"]).args(packages), PATIENCE);
     if !ran.status.success() {
-        return Err(format!("pip install {package}: {}", ran.stderr));
+        return Err(format!("pip install {packages:?}: {}", ran.stderr));
     }
+    Ok(to.join("bin/python"))
+}
+
+/// A program of `tests/acceptance/python` where Machines can read it.
+pub(crate) fn python_program(name: &str, to: &Path) -> PathBuf {
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/acceptance/python").join(name);
+    let copy = to.join(name);
+    fs::copy(program, &copy).unwrap();
+    open_to_all(&copy);
+    copy
+}
+
+/// A package from PyPI in a virtual environment of its own: the folder of its module.
+pub(crate) fn python_package(package: &str, module: &str, to: &Path) -> Result<PathBuf, String> {
+    python_packages(&[package], to)?;
     let versions = fs::read_dir(to.join("lib")).unwrap();
     let found = versions.map(|entry| entry.unwrap().path().join("site-packages").join(module));
     found.into_iter().find(|folder| folder.is_dir()).ok_or(format!("{package} brought no module {module}"))

@@ -7,7 +7,10 @@
 mod support;
 
 mod install;
+mod s01_curl;
+mod s02_h2;
 mod s03_litefs;
 mod s04_fly_admin;
 mod s08_kill;
 mod s09_traces;
+mod slow;

@@ -41,6 +41,13 @@ fn env(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
+/// By how much long checks are longer than CI's (`SKEIN_SCALE`, as `just soak` sets it).
+pub(crate) fn scale() -> f64 {
+    let scale = env("SKEIN_SCALE").map_or(1.0, |text| text.parse().expect("SKEIN_SCALE is a number"));
+    assert!(scale > 0.0, "SKEIN_SCALE is above 0");
+    scale
+}
+
 /// Says that a test did not run, and why. Where `CI` is `true` that is a failure; elsewhere a line
 /// is added to the file that `SKEIN_SKIPPED` names, for the runner to count.
 #[track_caller]
