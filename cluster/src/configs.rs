@@ -2,10 +2,11 @@
 //! section 3), the Machine's node is asked for the rest.
 //!
 //! Level-triggered: whatever the snapshot misses is asked for until it does not miss it, each hash
-//! at most once at a time, at most [`AT_ONCE`] in all, with growing pauses after a failure. What
+//! at most once at a time, at most [`AT_ONCE`] in all, with growing pauses after a failure unless a live
+//! owner has not failed. What
 //! arrives is believed only if its hash is the one that was asked for.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -100,10 +101,47 @@ impl ConfigCounters {
     }
 }
 
+/// Who is asked for one configuration, and when without a pause.
+#[derive(Debug, Clone, Default)]
+pub struct Turns {
+    failures: u32,
+    /// Live owners that were asked in vain.
+    in_vain: BTreeSet<NodeNumber>,
+}
+
+impl Turns {
+    /// The owner to ask now, of `owners` and whether each is alive; `paused` while the pause after the
+    /// last answer lasts. After failures a live owner that has not failed is asked at once: others
+    /// that do not answer say nothing of it. Else each in turn, those alive first.
+    pub fn next(&mut self, owners: &[(NodeNumber, bool)], paused: bool) -> Option<NodeNumber> {
+        self.in_vain.retain(|node| owners.contains(&(*node, true)));
+        let fresh = owners.iter().find(|(node, alive)| *alive && !self.in_vain.contains(node));
+        if let Some((node, _)) = fresh.filter(|_| self.failures > 0) {
+            return Some(*node);
+        }
+        let alive_first =
+            || owners.iter().filter(|(_, alive)| *alive).chain(owners.iter().filter(|(_, alive)| !*alive));
+        let turn = self.failures as usize % owners.len().max(1);
+        alive_first().nth(turn).filter(|_| !paused).map(|(node, _)| *node)
+    }
+
+    /// That owner did not have it, or did not answer: how many failures there are in a row.
+    pub fn failed(&mut self, node: NodeNumber) -> u32 {
+        self.in_vain.insert(node);
+        self.failures = self.failures.saturating_add(1);
+        self.failures
+    }
+
+    /// It has arrived.
+    pub fn arrived(&mut self) {
+        *self = Self::default();
+    }
+}
+
 /// One missing configuration.
 #[derive(Debug)]
 struct Wanted {
-    failures: u32,
+    turns: Turns,
     asking: bool,
     not_before: Instant,
 }
@@ -120,22 +158,24 @@ pub async fn run(
     let mut versions = reader.watch();
     let mut wanted: BTreeMap<ConfigHash, Wanted> = BTreeMap::new();
     let mut asking: JoinSet<(NodeNumber, Option<Bytes>)> = JoinSet::new();
-    let mut asked: HashMap<task::Id, ConfigHash> = HashMap::new();
+    let mut asked: HashMap<task::Id, (ConfigHash, NodeNumber)> = HashMap::new();
     loop {
         let now = Instant::now();
         let missing = by_hash(&reader.load());
         wanted.retain(|hash, wanted| wanted.asking || missing.contains_key(hash));
-        for (hash, nodes) in &missing {
-            let state = wanted.entry(*hash).or_insert(Wanted { failures: 0, asking: false, not_before: now });
-            if state.asking || state.not_before > now || asking.len() >= AT_ONCE {
+        for (hash, owners) in &missing {
+            let new = || Wanted { turns: Turns::default(), asking: false, not_before: now };
+            let state = wanted.entry(*hash).or_insert_with(new);
+            if state.asking || asking.len() >= AT_ONCE {
                 continue;
             }
+            let Some(node) = state.turns.next(owners, state.not_before > now) else { continue };
             state.asking = true;
-            let (hash, node) = (*hash, nodes[state.failures as usize % nodes.len()]);
+            let hash = *hash;
             let source = Arc::clone(&source);
             let question =
                 async move { (node, time::timeout(PATIENCE, source.fetch(node, hash)).await.ok().flatten()) };
-            asked.insert(asking.spawn(question).id(), hash);
+            asked.insert(asking.spawn(question).id(), (hash, node));
         }
         let next = wanted.values().filter(|state| !state.asking && state.not_before > now);
         let next = next.map(|state| state.not_before).min();
@@ -149,12 +189,17 @@ pub async fn run(
                     // A panic in the source: reported there, here it is no answer.
                     Err(error) => (error.id(), None),
                 };
-                let Some(hash) = asked.remove(&id) else { continue };
+                let Some((hash, node)) = asked.remove(&id) else { continue };
                 let config = judge(hash, answer, &counters);
                 if let Some(state) = wanted.get_mut(&hash) {
                     state.asking = false;
-                    state.failures = if config.is_some() { 0 } else { state.failures.saturating_add(1) };
-                    state.not_before = Instant::now() + pause(state.failures, &mut rng);
+                    let failures = if config.is_some() {
+                        state.turns.arrived();
+                        0
+                    } else {
+                        state.turns.failed(node)
+                    };
+                    state.not_before = Instant::now() + pause(failures, &mut rng);
                 }
                 if let Some(config) = config {
                     tokio::select! {
@@ -167,14 +212,12 @@ pub async fn run(
     }
 }
 
-/// What is missing, with the nodes to ask: those alive first.
-fn by_hash(snapshot: &Snapshot) -> BTreeMap<ConfigHash, Vec<NodeNumber>> {
-    let mut missing: BTreeMap<ConfigHash, Vec<NodeNumber>> = BTreeMap::new();
+/// What is missing, with its owners and whether each is alive.
+pub fn by_hash(snapshot: &Snapshot) -> BTreeMap<ConfigHash, Vec<(NodeNumber, bool)>> {
+    let mut missing: BTreeMap<ConfigHash, Vec<(NodeNumber, bool)>> = BTreeMap::new();
     for (hash, node) in snapshot.missing_configs() {
-        missing.entry(hash).or_default().push(node);
-    }
-    for nodes in missing.values_mut() {
-        nodes.sort_by_key(|node| !snapshot.nodes.get(node).is_some_and(|view| view.alive));
+        let alive = snapshot.nodes.get(&node).is_some_and(|view| view.alive);
+        missing.entry(hash).or_default().push((node, alive));
     }
     missing
 }

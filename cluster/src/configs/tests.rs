@@ -128,6 +128,33 @@ async fn what_appears_later_is_asked_for_at_once() {
     assert_eq!(before.elapsed(), Duration::ZERO);
 }
 
+/// Whoever asked dead or silent owners for long does not let a new one wait.
+#[tokio::test(start_paused = true)]
+async fn an_owner_that_appears_or_comes_back_is_asked_without_a_pause() {
+    let good = json("skein/hello");
+    let hash = hash_of(&good);
+    let script = script(&[(2, &[Some(good.clone())])]);
+    let (_tasks, publisher, mut arriving, counters) = start(naming(&[(1, true)], hash), &script);
+    assert!(time::timeout(LONGEST_PAUSE * 5, arriving.recv()).await.is_err());
+    assert!(counters.unanswered() > 5);
+    let before = Instant::now();
+    publisher.publish(naming(&[(1, true), (2, true)], hash));
+    assert_eq!(arriving.recv().await.unwrap().0, hash);
+    assert_eq!(before.elapsed(), Duration::ZERO);
+
+    let mut turns = Turns::default();
+    let (first, second) = (NodeNumber(1), NodeNumber(2));
+    let owners = [(first, false), (second, true)];
+    assert_eq!(turns.next(&owners, false), Some(second));
+    turns.failed(second);
+    assert_eq!((turns.next(&owners, true), turns.next(&owners, false)), (None, Some(first)));
+    turns.failed(first);
+    assert_eq!(turns.next(&owners, true), None);
+    assert_eq!(turns.next(&[(first, true), (second, true)], true), Some(first), "it has come back");
+    turns.arrived();
+    assert_eq!(turns.next(&[(first, true), (second, true)], true), None, "the snapshot will have it soon");
+}
+
 #[test]
 fn the_hash_is_the_first_half_of_sha_256() {
     assert_eq!(hash_of(b"abc").to_string(), "ba7816bf8f01cfea414140de5dae2223");
