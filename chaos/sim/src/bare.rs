@@ -165,9 +165,14 @@ impl Bare {
     /// Starts a node that does not run, with a greater generation than any before.
     pub fn restart(&mut self, number: NodeNumber) {
         self.generation += 1;
-        let rng = self.seed.child(&format!("{number}.{}", self.generation));
+        self.restart_as(number, self.generation);
+    }
+
+    /// Starts a node that does not run, with that generation.
+    pub fn restart_as(&mut self, number: NodeNumber, generation: u64) {
+        let rng = self.seed.child(&format!("{number}.{generation}"));
         let mut later = Vec::new();
-        let member = self.cluster.start(self.now(), number, self.generation, rng, &mut later);
+        let member = self.cluster.start(self.now(), number, generation, rng, &mut later);
         self.put(later);
         member.set_seeds((1..=self.count).map(NodeNumber).collect());
         let said = member.set_node(&node_record(number, region_of(&self.regions, number)));

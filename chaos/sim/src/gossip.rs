@@ -158,6 +158,8 @@ pub struct Counts {
     pub relays: u64,
     /// Times that a node was called dead.
     pub deaths: u64,
+    /// Times that this node took a greater generation because others knew one.
+    pub outlived: u64,
 }
 
 impl Known {
@@ -396,21 +398,34 @@ impl Gossiper {
     fn report(&mut self, now: Micros, digest: &Digest) {
         // Both are in the order of numbers.
         let mut theirs = digest.iter().peekable();
-        let mut strangers = Vec::new();
+        let (mut strangers, mut outlived) = (Vec::new(), None);
         for (number, known) in &mut self.known {
             while let Some(stranger) = theirs.next_if(|entry| entry.number < *number) {
                 strangers.push(*stranger);
             }
-            if let Some(entry) = theirs.next_if(|entry| entry.number == *number)
-                && *number != self.number
-            {
-                known.report(now, entry);
+            match theirs.next_if(|entry| entry.number == *number) {
+                Some(entry) if *number != self.number => known.report(now, entry),
+                Some(entry) => outlived = Some(entry.generation).filter(|other| *other > self.generation),
+                None => {}
             }
+        }
+        if let Some(generation) = outlived {
+            self.outlive(generation);
         }
         strangers.extend(theirs.copied());
         for stranger in strangers {
             self.known.entry(stranger.number).or_default().report(now, &stranger);
         }
+    }
+
+    /// Others know a later life of this node: its clock went back. It takes a greater generation, and
+    /// says all anew.
+    fn outlive(&mut self, generation: u64) {
+        self.generation = generation + 1;
+        (self.heartbeat, self.pushed) = (1, 0);
+        self.known.entry(self.number).or_default().generation = self.generation;
+        lock(&self.member.wanted).changed = true;
+        self.counts.outlived += 1;
     }
 
     /// What the sender of a digest lacks.

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use skein_core::code::ErrorCode;
 use skein_core::region::Regions;
 use skein_core::{AppId, MachineId, NodeNumber, RegionCode};
 
@@ -308,18 +307,14 @@ pub fn decided_well(decided: &Decided, regions: &Regions) -> Verdict {
     Ok(())
 }
 
-/// A request failed with a code whose cause was there.
+/// A request, or an attempt of one, failed for a cause that was there.
 ///
 /// # Errors
-/// [`Violation`] when `confirmed` is none: the reference model knows no cause.
-pub fn failed_for_a_reason(
-    request: u64,
-    code: ErrorCode,
-    confirmed: Option<&str>,
-    else_why: &str,
-) -> Verdict {
-    hold(confirmed.is_some(), "a request fails only with a code whose cause is there", || {
-        format!("request {request} ended with {code}: {else_why}")
+/// [`Violation`] when the reference model knows no cause.
+pub fn failed_for_a_reason(request: u64, with: &str, confirmed: Result<&str, String>) -> Verdict {
+    confirmed.map(drop).map_err(|why| Violation {
+        invariant: "a request fails only with a code whose cause is there",
+        seen: format!("request {request} ended with {with}: {why}"),
     })
 }
 

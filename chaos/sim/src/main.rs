@@ -7,6 +7,7 @@ use skein_cluster::entropy::Entropy;
 use skein_core::Random;
 use skein_core::random::Seed;
 use skein_sim::run::{Plan, shrink};
+use skein_sim::world::Causes;
 use skein_sim::{figures, fit};
 
 #[derive(Debug, Parser)]
@@ -34,6 +35,15 @@ enum Command {
         /// Runs that finding the shortest trace of a failure may take; 0 shows the whole one.
         #[arg(long, default_value_t = 400)]
         shrinking: usize,
+    },
+    /// Runs many seeds: those that fail go to stdout, how often what failed for which cause to stderr.
+    Seeds {
+        /// The first.
+        #[arg(long, default_value_t = 1)]
+        first: u64,
+        /// How many.
+        #[arg(long, default_value_t = 200)]
+        count: u64,
     },
     /// Plants each bug in turn and finds it; exit code 1 when one is missed.
     #[cfg(feature = "planted")]
@@ -87,6 +97,7 @@ fn main() -> anyhow::Result<ExitCode> {
             let (nodes, steps) = (nodes.unwrap_or(usual.nodes), steps.unwrap_or(usual.steps));
             Ok(run(&Plan { seed, nodes, steps, keep }, shrinking))
         }
+        Command::Seeds { first, count } => Ok(seeds(first..first + count)),
         #[cfg(feature = "planted")]
         Command::Planted { seconds } => Ok(planted(std::time::Duration::from_secs(seconds))),
         Command::Figures { out, nodes, loss } => {
@@ -132,6 +143,7 @@ fn run(plan: &Plan, shrinking: usize) -> ExitCode {
     eprintln!("seed {}", plan.seed);
     let ran = plan.run();
     print!("{}", ran.log);
+    causes(&ran.causes);
     let Some(violation) = ran.violation else { return ExitCode::SUCCESS };
     eprintln!("seed {}: {violation}", plan.seed);
     let short = shrink(plan, &violation, shrinking);
@@ -141,6 +153,30 @@ fn run(plan: &Plan, shrinking: usize) -> ExitCode {
     }
     eprintln!("repeat it with: {}", short.command());
     ExitCode::FAILURE
+}
+
+#[expect(clippy::print_stderr, reason = "stdout is the log's")]
+fn causes(causes: &Causes) {
+    for ((what, cause), count) in causes {
+        eprintln!("{count:>7} {what}: {cause}");
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "seeds that fail are what the command is for")]
+fn seeds(seeds: std::ops::Range<u64>) -> ExitCode {
+    let (mut all, mut failed) = (Causes::new(), false);
+    for seed in seeds {
+        let ran = Plan::new(seed).run();
+        for (cause, count) in ran.causes {
+            *all.entry(cause).or_default() += count;
+        }
+        if let Some(violation) = ran.violation {
+            println!("seed {seed}: {violation}");
+            failed = true;
+        }
+    }
+    causes(&all);
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
 /// Looks for each planted bug, seed after seed, and runs the seed that showed it without the bug.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use imbl::OrdMap;
+use skein_cluster::configs::Turns;
 use skein_cluster::gossip::Membership;
 use skein_cluster::local::Upstream;
 use skein_cluster::publish::Folder;
@@ -122,6 +123,15 @@ pub(crate) struct Held {
     pub(crate) start: Micros,
 }
 
+/// A configuration that was asked for.
+#[derive(Debug, Default)]
+pub(crate) struct Asked {
+    /// Whom.
+    pub(crate) turns: Turns,
+    /// When the pause after the last question ends.
+    pub(crate) again: Micros,
+}
+
 /// How a write through a node's registry ended.
 pub(crate) type Answer = Result<(Outcome, u64), ProposeError>;
 
@@ -217,8 +227,8 @@ pub(crate) struct Node {
     pub(crate) next_fold: Micros,
     /// Whether a fold is on the agenda.
     pub(crate) folds: bool,
-    /// Configurations that were asked for: when again, and after which pause.
-    pub(crate) asked: BTreeMap<ConfigHash, (Micros, Micros)>,
+    /// Configurations that were asked for.
+    pub(crate) asked: BTreeMap<ConfigHash, Asked>,
     /// Its peers.
     pub(crate) peers: Arc<Peers>,
     /// Requests of its edge.

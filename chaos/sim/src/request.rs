@@ -26,6 +26,7 @@ use skein_core::{AppId, MachineId, NodeNumber};
 use crate::agenda::Micros;
 use crate::invariants::{Decided, Known};
 use crate::peers::{Clock, Peers};
+use crate::reference::Failed;
 use crate::seam::poll;
 
 /// The public port of every app.
@@ -95,6 +96,18 @@ pub enum End {
     Code(ErrorCode),
 }
 
+/// At what a request ended without a response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Stopped {
+    /// No Machine was left for it.
+    #[default]
+    Decision,
+    /// A failure that may not be followed by another attempt.
+    Failure,
+    /// An instruction that could not be followed.
+    Replay,
+}
+
 /// What passes between a request and the world.
 #[derive(Debug, Default)]
 pub struct Desk {
@@ -112,6 +125,10 @@ pub struct Desk {
     pub constraint: Constraint,
     /// The app that it is for now.
     pub app: Option<AppId>,
+    /// Attempts that failed since the last replay.
+    pub failed: Vec<Failed>,
+    /// At what it ended without a response.
+    pub stopped: Stopped,
     /// Machines that answered it with an instruction.
     pub answered: Vec<MachineId>,
     /// The app that an instruction names, whether it exists or not.
@@ -220,6 +237,7 @@ async fn proxy(
                 hop: route.replays(),
             });
         }
+        let at = edge.clock.now();
         match outcome(&desk).await {
             Outcome::Answered { load, instruction: None } => {
                 machine.estimate.tell(load, edge.clock.ms());
@@ -227,9 +245,14 @@ async fn proxy(
             }
             Outcome::Answered { load, instruction: Some(instruction) } => {
                 machine.estimate.tell(load, edge.clock.ms());
-                desk.borrow_mut().answered.push(machine.record.id);
+                {
+                    let mut desk = desk.borrow_mut();
+                    desk.answered.push(machine.record.id);
+                    desk.failed.clear();
+                }
                 drop(in_flight);
                 if let Err(stop) = route.follow(instruction.as_bytes(), machine, &world) {
+                    desk.borrow_mut().stopped = Stopped::Replay;
                     return End::Code(stop.code);
                 }
             }
@@ -238,10 +261,16 @@ async fn proxy(
                 if let Some(load) = load {
                     machine.estimate.tell(load, edge.clock.ms());
                 }
-                desk.borrow_mut().refusals += u32::from(matches!(failure, Failure::Refused(_)));
+                {
+                    let mut desk = desk.borrow_mut();
+                    desk.refusals += u32::from(matches!(failure, Failure::Refused(_)));
+                    let (machine, node) = (machine.record.id, machine.node);
+                    desk.failed.push(Failed { machine, node, at, failure });
+                }
                 let left = Duration::from_micros(asked.deadline.saturating_sub(edge.clock.now()));
                 let repeat = Repeat { idempotent: !asked.post, replayable: true, left };
                 if let Err(code) = route.after_failure(machine.record.id, failure, false, repeat) {
+                    desk.borrow_mut().stopped = Stopped::Failure;
                     return End::Code(code);
                 }
             }

@@ -4,7 +4,7 @@ use skein_core::random::Seed;
 
 use crate::invariants::Violation;
 use crate::transition::{Trace, decode, generate};
-use crate::world::{Counts, Setup, World};
+use crate::world::{Causes, Counts, Setup, World};
 
 /// What is run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,9 +60,9 @@ impl Plan {
 
     /// Runs it.
     pub fn run(&self) -> Ran {
-        let (log, counts, violation) =
+        let (log, counts, causes, violation) =
             World::new(&Seed::new(self.seed), Setup::new(self.nodes), self.trace()).run();
-        Ran { log, counts, violation }
+        Ran { log, counts, causes, violation }
     }
 }
 
@@ -73,6 +73,8 @@ pub struct Ran {
     pub log: String,
     /// What it came to.
     pub counts: Counts,
+    /// How often what failed for which cause.
+    pub causes: Causes,
     /// What did not hold.
     pub violation: Option<Violation>,
 }
@@ -120,7 +122,7 @@ pub fn fuzz(bytes: &[u8]) {
     let (first, rest) = bytes.split_first().unwrap_or((&0, &[]));
     let nodes = 3 + first % 4;
     let trace = decode(rest, nodes).into_iter().enumerate().collect();
-    let (log, _, violation) = World::new(&Seed::new(u64::from(*first)), Setup::new(nodes), trace).run();
+    let (log, _, _, violation) = World::new(&Seed::new(u64::from(*first)), Setup::new(nodes), trace).run();
     if let Some(violation) = violation {
         panic!("{violation}\n{log}");
     }

@@ -133,7 +133,7 @@ pub enum Transition {
     Skew {
         /// Which.
         node: u8,
-        /// By how much.
+        /// By how much: often for longer than a node is away, so that one may start before it ended.
         ms: i16,
     },
     /// Nothing passes between the nodes below and from `at` on; one way only, if so.
@@ -327,7 +327,7 @@ fn make(rng: &mut impl Random, kind: Kind, nodes: u8) -> Transition {
         Kind::Kill => Transition::Kill { node },
         Kind::Restart => Transition::Restart { node },
         Kind::Pause => Transition::Pause { node, on: rng.below(2) == 0 },
-        Kind::Skew => Transition::Skew { node, ms: rng.below(4_000) as i16 - 2_000 },
+        Kind::Skew => Transition::Skew { node, ms: (rng.below(60_000) as i32 - 30_000) as i16 },
         Kind::Partition => Transition::Partition { at: 1 + node, one_way: rng.below(3) == 0 },
         Kind::Degrade => Transition::Degrade {
             from: node,

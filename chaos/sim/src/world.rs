@@ -82,6 +82,9 @@ pub struct Counts {
     pub at: Micros,
 }
 
+/// How often what failed for which cause.
+pub type Causes = BTreeMap<(&'static str, &'static str), u64>;
+
 /// Who leads the registry, in which term, after healing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Lead {
@@ -120,6 +123,7 @@ pub struct World {
     /// Who leads the registry since then.
     lead: Option<Lead>,
     counts: Counts,
+    causes: Causes,
     log: String,
     violation: Option<Violation>,
 }
@@ -169,6 +173,7 @@ impl World {
             healed: None,
             lead: None,
             counts: Counts::default(),
+            causes: Causes::new(),
             log: String::new(),
             violation: None,
             trace,
@@ -185,7 +190,7 @@ impl World {
     }
 
     /// Lets all happen: the log, what it came to, and what did not hold, if anything.
-    pub fn run(mut self) -> (String, Counts, Option<Violation>) {
+    pub fn run(mut self) -> (String, Counts, Causes, Option<Violation>) {
         let end = self.end() + LED + 2 * HEALED + PATIENCE + 10 * SECOND;
         while self.violation.is_none() {
             let Some(event) = self.agenda.next(end) else { break };
@@ -211,12 +216,17 @@ impl World {
             let text = violation.to_string();
             self.note(format_args!("VIOLATION {text}"));
         }
+        let gossipers = self.places.iter().filter_map(|(number, _)| self.gossip.gossiper(*number));
+        let outlived = gossipers.map(|gossiper| gossiper.counts().outlived).sum();
+        if outlived > 0 {
+            self.causes.insert(("skew", "a clock that went back over a restart"), outlived);
+        }
         self.counts.at = self.now();
         let Counts { requests, answered, failed, orphaned, decisions, folds, .. } = self.counts;
         self.note(format_args!(
             "end: {requests} requests, {answered} answered, {failed} failed, {orphaned} orphaned, {decisions} decisions, {folds} folds"
         ));
-        (self.log, self.counts, self.violation)
+        (self.log, self.counts, self.causes, self.violation)
     }
 
     /// When all is healed.

@@ -46,6 +46,19 @@ fn a_dead_node_is_noticed_and_its_next_life_replaces_it() {
 }
 
 #[test]
+fn a_node_whose_clock_went_back_takes_a_greater_generation_and_is_believed_again() {
+    let mut bare = Bare::new(10, Params::default(), &Seed::new(4));
+    assert!(bare.until(10 * SECOND, |members| (1..=10).all(|n| alive(members, n))));
+    bare.say(NodeNumber(3), [record(5)]);
+    assert!(bare.until(5 * SECOND, |members| has(members, 3, 5)));
+    bare.kill(NodeNumber(3));
+    bare.restart_as(NodeNumber(3), 0);
+    bare.say(NodeNumber(3), [record(6)]);
+    assert!(bare.until(3 * SECOND, |members| has(members, 3, 6) && !has(members, 3, 5)));
+    assert_eq!(bare.cluster().gossiper(NodeNumber(3)).unwrap().counts().outlived, 1);
+}
+
+#[test]
 fn a_partition_that_outlasted_every_belief_heals() {
     let mut bare = Bare::new(8, Params::default(), &Seed::new(3));
     assert!(bare.until(10 * SECOND, |members| members.len() == 8));

@@ -247,7 +247,7 @@ impl World {
         };
         node.draining.store(on, Ordering::Relaxed);
         node.say_itself();
-        self.reference.node(now, number, NodeStatus { answers: true, draining: on });
+        self.reference.node(now, number, NodeStatus { runs: true, answers: true, draining: on });
     }
 
     pub(super) fn request(&mut self, edge: NodeNumber, app: u8, post: bool, takes: u64, reply: Reply) {

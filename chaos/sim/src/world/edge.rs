@@ -10,6 +10,7 @@ use crate::agenda::SECOND;
 use crate::invariants;
 use crate::node::Attempt;
 use crate::peers::PROBE;
+use crate::reference::{Cause, Failed};
 use crate::request::{Aim, End, Outcome};
 
 /// A dial may take so long: backhaul's `dial_timeout`.
@@ -45,28 +46,31 @@ impl World {
         };
         let asked = held.running.asked.clone();
         let desk = held.running.desk.borrow();
-        let code = match end {
-            End::Answered(machine) => {
-                self.counts.answered += 1;
-                self.note(format_args!("request {request} at {edge}: answered by {machine}"));
-                return;
-            }
-            End::NoApp => None,
-            End::Code(code) => Some(code),
-        };
+        if let End::Answered(machine) = end {
+            self.counts.answered += 1;
+            self.note(format_args!("request {request} at {edge}: answered by {machine}"));
+            return;
+        }
         self.counts.failed += 1;
-        let confirmed = self.reference.confirm(code, &asked, &desk, &self.regions, held.start, now);
-        let text = code.map_or("no app", ErrorCode::as_str);
+        let text = match end {
+            End::Code(code) => code.as_str(),
+            End::NoApp | End::Answered(_) => "no app",
+        };
+        let times = (held.start, now);
+        let confirmed = self.reference.confirm(edge, end, &asked, &desk, &self.regions, times);
         match &confirmed {
             Ok(cause) => self.note(format_args!("request {request} at {edge}: {text}, {cause}")),
             Err(why) => self.note(format_args!("request {request} at {edge}: {text}, but {why}")),
         }
-        let (cause, why) = match &confirmed {
-            Ok(cause) => (Some(*cause), ""),
-            Err(why) => (None, why.as_str()),
-        };
-        let verdict = invariants::failed_for_a_reason(request, code.unwrap_or(ErrorCode::PP01), cause, why);
-        self.judge(verdict);
+        self.count(text, &confirmed);
+        self.judge(invariants::failed_for_a_reason(request, text, confirmed));
+    }
+
+    /// Counts how often a cause was looked for and found.
+    fn count(&mut self, what: &'static str, confirmed: &Cause) {
+        if let Ok(cause) = confirmed {
+            *self.causes.entry((what, *cause)).or_default() += 1;
+        }
     }
 
     fn attempt(&mut self, edge: NodeNumber, request: u64, aim: Aim) {
@@ -177,7 +181,19 @@ impl World {
     }
 
     fn fail(&mut self, edge: NodeNumber, request: u64, failure: Failure, load: Option<u32>) {
+        let now = self.now();
         self.note(format_args!("request {request} at {edge}: attempt failed, {failure:?}"));
+        let held = self.nodes.get(&edge).and_then(|node| node.held.get(&request));
+        if let Some(held) = held
+            && let Some(open) = &held.open
+            && let Some(attempt) = &held.attempt
+        {
+            let failed = Failed { machine: open.machine, node: attempt.node, at: held.tried, failure };
+            let deadline = held.running.asked.deadline;
+            let confirmed = self.reference.attempt_failed(edge, &failed, deadline, now);
+            self.count("attempt", &confirmed);
+            self.judge(invariants::failed_for_a_reason(request, "a failed attempt", confirmed));
+        }
         self.hand(edge, request, Outcome::Failed { failure, load });
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use skein_cluster::configs::by_hash;
 use skein_core::NodeNumber;
 
 use super::{Event, Packet, World};
@@ -11,6 +12,9 @@ use crate::node::view;
 
 /// The least time between two folds: the production's.
 const BATCH: Micros = 10 * MS;
+/// Between two questions for a configuration: the first pause, and the longest.
+const FIRST_PAUSE: Micros = 100 * MS;
+const LONGEST_PAUSE: Micros = 5 * SECOND;
 
 impl World {
     pub(super) fn fold_soon(&mut self, number: NodeNumber) {
@@ -50,20 +54,25 @@ impl World {
         self.want_configs(number);
     }
 
+    /// As `skein_cluster::configs` does, with its [`Turns`](skein_cluster::configs::Turns): a question
+    /// that is not answered by the end of the pause has failed.
     pub(super) fn want_configs(&mut self, number: NodeNumber) {
         let now = self.now();
         let Some(node) = self.nodes.get_mut(&number) else { return };
-        let missing = node.snapshot.missing_configs();
-        node.asked.retain(|hash, _| missing.iter().any(|(wanted, _)| wanted == hash));
+        let missing = by_hash(&node.snapshot);
+        node.asked.retain(|hash, _| missing.contains_key(hash));
         let mut own = Vec::new();
         let mut asks = Vec::new();
-        for (hash, of) in missing {
-            let (again, pause) = node.asked.get(&hash).copied().unwrap_or((0, 100 * MS));
-            if of == number {
+        for (hash, owners) in missing {
+            if owners.iter().any(|(owner, _)| *owner == number) {
                 let machine = node.machines.values().find(|machine| machine.hash == hash);
                 own.extend(machine.map(|machine| (hash, Arc::clone(&machine.config))));
-            } else if again <= now {
-                node.asked.insert(hash, (now + pause, (pause * 2).min(5 * SECOND)));
+                continue;
+            }
+            let asked = node.asked.entry(hash).or_default();
+            if let Some(of) = asked.turns.next(&owners, asked.again > now) {
+                let failures = asked.turns.failed(of);
+                asked.again = now + (FIRST_PAUSE << (failures - 1).min(16)).min(LONGEST_PAUSE);
                 asks.push((of, hash));
             }
         }

@@ -25,9 +25,11 @@ impl World {
         node.draining.store(false, Ordering::Relaxed);
         let rng = self.seed.child(&format!("gossip {number} {life}"));
         let machines: Vec<MachineId> = node.machines.keys().copied().collect();
+        // As a real node's: its wall clock, in microseconds; two lives never begin in one.
+        let generation = node.unix_ms(now) * 1_000 + life % 1_000;
         let (mut gossips, mut votes) = (Vec::new(), Vec::new());
         let membership: Arc<dyn Membership> =
-            Arc::new(self.gossip.start(now, number, life, rng, &mut gossips));
+            Arc::new(self.gossip.start(now, number, generation, rng, &mut gossips));
         let Some(seat) = self.registry.start(now, number, &mut self.network, &mut votes) else { return };
         let registry: Arc<dyn Registry> = Arc::new(seat);
         node.knows = Some(Knows::new(membership, registry));
@@ -37,7 +39,7 @@ impl World {
         self.put_registry(votes);
         self.settle(Some(number));
         self.agenda.after(PROBE, Event::Probe(number, life));
-        self.reference.node(now, number, NodeStatus { answers: true, draining: false });
+        self.reference.node(now, number, NodeStatus { runs: true, answers: true, draining: false });
         for machine in machines {
             self.boot(number, machine);
         }
@@ -56,7 +58,7 @@ impl World {
         self.waiting.remove(&number);
         self.arrived.remove(&number);
         self.confirmed.retain(|(viewer, _), _| *viewer != number);
-        self.reference.node(now, number, NodeStatus { answers: false, draining: false });
+        self.reference.node(now, number, NodeStatus { runs: false, answers: false, draining: false });
         for machine in machines {
             if let Some(node) = self.nodes.get_mut(&number) {
                 node.publish(machine, &self.clock);
@@ -90,18 +92,23 @@ impl World {
     }
 
     pub(super) fn fault(&mut self, from: NodeNumber, to: NodeNumber, rule: LinkRule) {
+        let now = self.now();
         if let Some(table) = self.network.table(from).filter(|_| from != to) {
             let mut faults = table.faults();
             faults.insert(to, rule);
             table.set_faults(faults);
+            self.reference.link(now, from, to, rule.cut || rule.loss > 0.0 || rule.delay_us > 0);
         }
     }
 
     pub(super) fn heal(&mut self) {
+        let now = self.now();
         for (number, _) in &self.places {
-            if let Some(table) = self.network.table(*number) {
-                table.set_faults(BTreeMap::new());
+            let Some(table) = self.network.table(*number) else { continue };
+            for to in table.faults().keys() {
+                self.reference.link(now, *number, *to, false);
             }
+            table.set_faults(BTreeMap::new());
         }
     }
 
@@ -113,7 +120,7 @@ impl World {
         }
         node.woke = now;
         let draining = node.drains();
-        self.reference.node(now, number, NodeStatus { answers: !on, draining });
+        self.reference.node(now, number, NodeStatus { runs: true, answers: !on, draining });
         if !on {
             for event in self.waiting.remove(&number).unwrap_or_default() {
                 self.agenda.at(now, event);
