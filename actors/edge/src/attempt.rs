@@ -261,7 +261,13 @@ impl Exchange {
                 }
                 Ok(Some(Frame::Reset(Reset { code, reached_app }))) => {
                     span.fail(code.as_str());
-                    return Failed::broken(code, reached_app);
+                    // What the app has not seen says nothing against the Machine: its connection was
+                    // old, or it refused a stream.
+                    return Outcome::Failed(Failed {
+                        failure: Failure::Broken { code, reached_app },
+                        load: None,
+                        stale: !reached_app,
+                    });
                 }
                 Ok(_) => {
                     span.fail("protocol");

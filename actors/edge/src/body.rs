@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use skein_core::headers::clean_trailers;
@@ -35,6 +35,57 @@ pub(crate) enum BodyError {
     /// Another attempt reads the body.
     #[error("another attempt took over")]
     Superseded,
+}
+
+/// What the end of a body over HTTP/2 means: without END_STREAM it was reset, for whatever reason, and
+/// the body is not whole. hyper takes a reset with NO_ERROR for an end.
+pub(crate) fn whole(
+    frame: Option<Result<Frame<Bytes>, hyper::Error>>,
+    incoming: &Incoming,
+    broken: BodyError,
+) -> Option<Result<Frame<Bytes>, BodyError>> {
+    match frame {
+        None if !incoming.is_end_stream() => Some(Err(broken)),
+        frame => frame.map(|frame| frame.map_err(|_| broken)),
+    }
+}
+
+/// A client's body.
+#[derive(Debug)]
+pub(crate) struct ClientStream {
+    incoming: Incoming,
+    http2: bool,
+}
+
+impl ClientStream {
+    pub(crate) fn new(incoming: Incoming, version: Version) -> Self {
+        Self { incoming, http2: version == Version::HTTP_2 }
+    }
+}
+
+impl Body for ClientStream {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = std::task::ready!(Pin::new(&mut self.incoming).poll_frame(cx));
+        Poll::Ready(if self.http2 {
+            whole(frame, &self.incoming, BodyError::Client)
+        } else {
+            frame.map(|frame| frame.map_err(|_| BodyError::Client))
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
 }
 
 /// Bytes that all kept bodies of a node may take together.
@@ -73,7 +124,7 @@ pub(crate) enum NotKept {
 
 /// A request's body, kept so that it can be sent more than once. `B` is the client's body.
 #[derive(Debug)]
-pub(crate) struct KeptBody<B = Incoming>(Arc<Kept<B>>);
+pub(crate) struct KeptBody<B = ClientStream>(Arc<Kept<B>>);
 
 #[derive(Debug)]
 struct Kept<B> {
@@ -107,7 +158,7 @@ struct State<B> {
 
 /// One reading of a [`KeptBody`], from its beginning.
 #[derive(Debug)]
-pub(crate) struct KeptReader<B = Incoming> {
+pub(crate) struct KeptReader<B = ClientStream> {
     body: Arc<Kept<B>>,
     generation: u64,
     done: bool,

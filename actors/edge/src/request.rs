@@ -24,7 +24,7 @@ use ulid::Ulid;
 
 use crate::access::Access;
 use crate::attempt::{Aim, Answered, Exchange, Failed, Outcome};
-use crate::body::{KeptBody, NotKept};
+use crate::body::{ClientStream, KeptBody, NotKept};
 use crate::client_body::{Answer, ClientBody, Held};
 use crate::connection::{Connection, Ends};
 use crate::core::Core;
@@ -200,7 +200,8 @@ fn prepare<'s>(
         return Err((Reply::Loop(passes), headers));
     }
     let body = (!incoming.is_end_stream())
-        .then(|| KeptBody::new(incoming, core.config.replay_buffer, Arc::clone(&core.budget)));
+        .then(|| ClientStream::new(incoming, version))
+        .map(|body| KeptBody::new(body, core.config.replay_buffer, Arc::clone(&core.budget)));
     if body.is_some() && !headers.contains_key(CONTENT_LENGTH) {
         headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }

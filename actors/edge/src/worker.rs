@@ -25,14 +25,15 @@ use tokio_util::task::TaskTracker;
 
 use crate::body::{BodyError, RequestBody};
 use crate::config::EdgeConfig;
-use crate::upstream::connect;
-use crate::upstream::driven::Driven;
+use crate::upstream::lane::{self, Lanes};
 use crate::upstream::pool::Pool;
+use crate::upstream::{Line, connect};
 
 #[derive(Debug)]
 pub(crate) struct Worker {
     local: LocalReader,
     pool: Arc<Pool>,
+    lanes: Arc<Lanes>,
     tasks: TaskTracker,
     draining: AtomicBool,
     connect_timeout: std::time::Duration,
@@ -44,7 +45,7 @@ pub(crate) struct Worker {
 pub(crate) struct Seat {
     pub(crate) machine: Arc<LocalMachine>,
     permit: Permit,
-    connection: Driven,
+    line: Line,
     /// Whether the connection carried requests before.
     reused: bool,
     /// Where the connection goes afterwards; `None` for services that count connections.
@@ -68,6 +69,7 @@ impl Worker {
         Self {
             local,
             pool: Arc::new(Pool::new(config.upstream_idle, tasks.clone())),
+            lanes: Arc::new(Lanes::new(config, tasks.clone())),
             tasks,
             draining: AtomicBool::new(false),
             connect_timeout: config.connect_timeout,
@@ -127,14 +129,20 @@ impl Worker {
         now: Instant,
     ) -> Result<Seat, Refused> {
         let Admission { machine, service, permit } = self.admit(app, port, target, hops, now)?;
-        let (address, pooled) = endpoint(&machine, service, permit.in_flight())?;
-        let pool = pooled.then(|| Arc::clone(&self.pool));
+        let Endpoint { address, pooled, http2 } = endpoint(&machine, service, port, permit.in_flight())?;
+        let pool = (pooled && !http2).then(|| Arc::clone(&self.pool));
         if let Some(connection) = pool.as_ref().and_then(|pool| pool.take(address, now)) {
-            return Ok(Seat { machine, permit, connection, reused: true, pool });
+            return Ok(Seat { machine, permit, line: Line::Own(connection), reused: true, pool });
         }
         // Seldom needed, and large.
-        match Box::pin(connect::http1(address, self.connect_timeout, self.max_head)).await {
-            Ok(connection) => Ok(Seat { machine, permit, connection, reused: false, pool }),
+        let line = match http2 {
+            true => Box::pin(self.lanes.ride(address)).await.map(|ride| (ride.reused, Line::Lane(ride))),
+            false => Box::pin(connect::http1(address, self.connect_timeout, self.max_head))
+                .await
+                .map(|connection| (false, Line::Own(connection))),
+        };
+        match line {
+            Ok((reused, line)) => Ok(Seat { machine, permit, line, reused, pool }),
             Err(code) => {
                 Err(Refused { reason: RefuseReason::Connect(code), age_ms: 0, load: permit.in_flight() - 1 })
             }
@@ -153,7 +161,7 @@ impl Worker {
         hops: u8,
     ) -> Result<(Arc<LocalMachine>, Permit, tokio::net::TcpStream), Refused> {
         let Admission { machine, service, permit } = self.admit(app, port, target, hops, clock::now())?;
-        let (address, _) = endpoint(&machine, service, permit.in_flight())?;
+        let Endpoint { address, .. } = endpoint(&machine, service, port, permit.in_flight())?;
         let stream = connect::tcp(address, self.connect_timeout).await.map_err(|code| Refused {
             reason: RefuseReason::Connect(code),
             age_ms: 0,
@@ -163,12 +171,22 @@ impl Worker {
     }
 }
 
-/// The address of a service, and whether its connections are kept for further requests.
-fn endpoint(machine: &LocalMachine, service: usize, load: u32) -> Result<(SocketAddr, bool), Refused> {
+/// How a service of a Machine is reached.
+struct Endpoint {
+    address: SocketAddr,
+    /// Whether its connections are kept for further requests.
+    pooled: bool,
+    /// Whether it speaks HTTP/2.
+    http2: bool,
+}
+
+fn endpoint(machine: &LocalMachine, service: usize, port: u16, load: u32) -> Result<Endpoint, Refused> {
     let refused = Refused { reason: RefuseReason::NoService, age_ms: 0, load };
     let service = machine.config.services.get(service).ok_or(refused.clone())?;
     let address = machine.upstream.address(service.internal_port).ok_or(refused)?;
-    Ok((address, service.counts_requests()))
+    let options = service.port(port).and_then(|port| port.http_options.as_ref());
+    let http2 = options.is_some_and(|options| options.h2_backend);
+    Ok(Endpoint { address, pooled: service.counts_requests(), http2 })
 }
 
 impl Seat {
@@ -183,7 +201,7 @@ impl Seat {
 
     /// The Machine's address.
     pub(crate) fn address(&self) -> SocketAddr {
-        self.connection.address()
+        self.line.address()
     }
 
     /// Sends the request and waits for the response's head; also says what was in flight then. `tasks`
@@ -196,10 +214,17 @@ impl Seat {
         mut request: Request<RequestBody>,
         tasks: &TaskTracker,
     ) -> Result<(Response<MachineBody>, u32), Failure> {
-        // Whatever the client spoke: the Machine gets HTTP/1.1.
-        *request.version_mut() = Version::HTTP_11;
         let request_done = request.body().done();
-        let response = self.connection.send(request).await.map_err(|mut error| {
+        let sent = match &mut self.line {
+            Line::Own(connection) => {
+                // Whatever the client spoke: the Machine gets HTTP/1.1.
+                *request.version_mut() = Version::HTTP_11;
+                connection.send(request).await
+            }
+            // Seldom needed, and large.
+            Line::Lane(ride) => Box::pin(ride.send(request)).await,
+        };
+        let response = sent.map_err(|mut error| {
             let unsent = error.take_message().is_some();
             failure(&error.into_error(), !unsent, self.reused)
         })?;
@@ -207,12 +232,12 @@ impl Seat {
         let (head, incoming) = response.into_parts();
         // A connection that answered HTTP/1.0 is never used again (SPEC HTTP-10).
         let reusable = head.version == Version::HTTP_11;
-        let mut connection = self.connection;
+        let mut line = self.line;
         if !is_done(request_done.as_ref()) {
-            connection.detach(tasks);
+            line.detach(tasks);
         }
         let pool = self.pool.filter(|_| reusable);
-        let rest = Rest { permit: self.permit, connection, pool, request_done };
+        let rest = Rest { permit: self.permit, line, pool, request_done };
         let mut body = MachineBody { incoming, rest: Some(rest) };
         if body.incoming.is_end_stream() {
             body.complete();
@@ -227,6 +252,9 @@ fn is_done(request: Option<&Arc<AtomicBool>>) -> bool {
 }
 
 fn failure(error: &hyper::Error, sent: bool, reused: bool) -> Failure {
+    if lane::is_unseen(error) {
+        return Failure { code: ErrorCode::PU02, reached_app: false, stale: true };
+    }
     let code = if error.is_parse() {
         ErrorCode::PU01
     } else if error.is_user() || error.is_body_write_aborted() {
@@ -249,7 +277,7 @@ pub(crate) struct MachineBody {
 #[derive(Debug)]
 struct Rest {
     permit: Permit,
-    connection: Driven,
+    line: Line,
     /// Where the connection goes, if it may.
     pool: Option<Arc<Pool>>,
     request_done: Option<Arc<AtomicBool>>,
@@ -257,9 +285,9 @@ struct Rest {
 
 impl MachineBody {
     fn complete(&mut self) {
-        let Some(Rest { permit, connection, pool, request_done }) = self.rest.take() else { return };
+        let Some(Rest { permit, line, pool, request_done }) = self.rest.take() else { return };
         drop(permit);
-        if let (Some(pool), true) = (pool, is_done(request_done.as_ref())) {
+        if let (Line::Own(connection), Some(pool), true) = (line, pool, is_done(request_done.as_ref())) {
             pool.give(connection, clock::now());
         }
     }
@@ -275,8 +303,8 @@ impl Body for MachineBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
         let polled = match &mut this.rest {
-            Some(rest) => rest.connection.poll_body(&mut this.incoming, cx),
-            None => Pin::new(&mut this.incoming).poll_frame(cx),
+            Some(rest) => rest.line.poll_body(&mut this.incoming, cx),
+            None => return Poll::Ready(None),
         };
         match ready!(polled) {
             Some(Ok(frame)) => {

@@ -426,7 +426,7 @@ mod tests {
     #[test]
     fn http_1_who_takes_trailers_is_said_to_and_late_fields_that_decide_are_removed() {
         let mut headers = map(&[("te", "gzip;q=1, Trailers"), ("connection", "te"), ("trailer", "x-sum")]);
-        to_machine(&mut headers, &forward()).unwrap();
+        forwarded(&mut headers).unwrap();
         assert_eq!((text(&headers, "te"), text(&headers, "connection")), (Some("trailers"), Some("te")));
         assert_eq!(text(&headers, "trailer"), Some("x-sum"));
         let mut trailers = map(&[

@@ -294,6 +294,13 @@ pub struct HttpOptions {
     /// Whether the proxy compresses what the app did not; it does by default (SPEC HTTP-5).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compress: Option<bool>,
+    /// Whether the process speaks HTTP/2 by prior knowledge (h2c) instead of HTTP/1.1.
+    #[serde(skip_serializing_if = "is_default", deserialize_with = "null_default")]
+    pub h2_backend: bool,
+    /// Seconds: a client's connection may be without a request, or an upgraded one without a byte, for
+    /// so long (SPEC HTTP-6).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle_timeout: Option<u64>,
     /// Changes to response headers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub response: Option<HttpResponseOptions>,

@@ -37,8 +37,7 @@ static THREADS: AtomicUsize = AtomicUsize::new(0);
 
 impl Pool {
     pub(crate) fn new(idle: Duration, tasks: TaskTracker) -> Self {
-        let threads = std::thread::available_parallelism().map_or(4, usize::from);
-        let shards = (0..threads * 2).map(|_| Mutex::default()).collect();
+        let shards = (0..Self::shards()).map(|_| Mutex::default()).collect();
         Self { shards, idle, tasks, sweeping: AtomicBool::new(false) }
     }
 
@@ -47,7 +46,13 @@ impl Pool {
         f(&mut shard.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn own() -> usize {
+    /// Shards that are enough for the threads of this computer.
+    pub(super) fn shards() -> usize {
+        2 * std::thread::available_parallelism().map_or(4, usize::from)
+    }
+
+    /// The number of this thread, from 0.
+    pub(super) fn own() -> usize {
         SHARD.with(|own| {
             own.get().unwrap_or_else(|| {
                 let index = THREADS.fetch_add(1, Ordering::Relaxed);

@@ -319,3 +319,43 @@ async fn http_11_a_drain_says_goaway_and_finishes_what_is_in_flight() {
     let ended = tokio::time::timeout(Duration::from_secs(20), tasks.join_next()).await;
     ended.expect("it was not told to go away").unwrap().unwrap().unwrap();
 }
+
+#[tokio::test]
+async fn http_8_a_request_that_its_client_resets_never_looks_whole_whatever_the_reason() {
+    const NO_ERROR: u32 = 0;
+    const CANCEL: u32 = 8;
+    for (at, reason) in [(0, NO_ERROR), (1, NO_ERROR), (0, CANCEL), (1, CANCEL)] {
+        let (ended, mut ends) = tokio::sync::mpsc::channel(1);
+        let begun = Arc::new(Semaphore::new(0));
+        let begins = Arc::clone(&begun);
+        let server = Server::raw(move |request| {
+            let (ended, begun) = (ended.clone(), Arc::clone(&begins));
+            Box::pin(async move {
+                let mut body = request.into_body();
+                body.frame().await.unwrap().unwrap();
+                begun.add_permits(1);
+                ended.send(body.collect().await.is_ok()).await.unwrap();
+                text(200, "")
+            })
+        })
+        .await;
+        let mut world = World::new(&["iad", "lhr"]);
+        let app = world.app("hello");
+        world.machine(at, app, server.address, HTTP);
+        world.publish();
+        let mut client = Client::connect(world.shared(0, 80).await).await;
+        let head = block(&[
+            (":method", "POST"),
+            (":scheme", "http"),
+            (":authority", "hello.localhost"),
+            (":path", "/"),
+        ]);
+        client.send(&frame(HEADERS, END_HEADERS, 1, &head)).await;
+        client.send(&frame(DATA, 0, 1, b"half")).await;
+        begun.acquire().await.unwrap().forget();
+        client.send(&frame(RST_STREAM, 0, 1, &reason.to_be_bytes())).await;
+        // A service that is dropped with its connection says nothing; one that is told of an end does.
+        let whole = tokio::time::timeout(Duration::from_secs(20), ends.recv()).await.expect("it never ends");
+        assert_ne!(whole, Some(true), "reason {reason} on node {at}");
+    }
+}

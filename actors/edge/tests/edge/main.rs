@@ -7,6 +7,7 @@ mod compression;
 mod drain;
 mod failures;
 mod frames;
+mod grpc;
 mod headers;
 mod http2;
 mod pool;

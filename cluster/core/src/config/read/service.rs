@@ -261,13 +261,10 @@ fn http_options(item: &Item<'_>, report: &mut Report<'_>) -> Option<HttpOptions>
         response: fields.take("response").and_then(|item| response_options(&item, report)),
         ..HttpOptions::default()
     };
-    if let Some(flag) = fields.take("h2_backend").and_then(|item| item.boolean(report)) {
-        options.rest.insert("h2_backend".into(), flag.into());
-    }
-    for name in ["idle_timeout", "headers_read_timeout"] {
-        if let Some(time) = fields.take(name).and_then(|item| whole_seconds(&item, report)) {
-            options.rest.insert(name.into(), time.into());
-        }
+    options.h2_backend = fields.take("h2_backend").and_then(|item| item.boolean(report)).unwrap_or_default();
+    options.idle_timeout = fields.take("idle_timeout").and_then(|item| whole_seconds(&item, report));
+    if let Some(time) = fields.take("headers_read_timeout").and_then(|item| whole_seconds(&item, report)) {
+        options.rest.insert("headers_read_timeout".into(), time.into());
     }
     if let Some(item) = fields.take("replay_cache") {
         let rules: Vec<Json> =

@@ -130,7 +130,8 @@ fn rule_5_a_bare_number_is_seconds_in_timeouts_of_http_and_in_cached_replays() {
             "[http_service]\n[http_service.http_options]\n{key} = {value}\n\
              replay_cache = [{{ path_prefix = \"/\", type = \"cookie\", name = \"a\", ttl_seconds = {value} }}]\n"
         );
-        let options = machine(&text, "app").services[0].ports[1].http_options.clone().unwrap().rest;
+        let options = machine(&text, "app").services[0].ports[1].http_options.clone().unwrap();
+        let options = serde_json::to_value(options).unwrap();
         (
             options[key].clone(),
             options["replay_cache"][0]["ttl_seconds"].clone(),
