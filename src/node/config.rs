@@ -1,12 +1,14 @@
 //! What one node is told at its start: `node.toml`.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use skein_core::{NodeName, RegionCode};
+use skein_edge::EdgeConfig;
 
 /// Whether distances between regions are simulated (SPEC TB-4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -72,6 +74,92 @@ pub struct NodeConfig {
     /// How log lines are written: `text` (default) or `json`.
     #[serde(default)]
     pub log_format: crate::telemetry::LogFormat,
+    /// Limits of the proxy.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub edge: EdgeLimits,
+}
+
+/// Table `edge`: what differs from the proxy's own limits, which `docs/http.md` lists. None may be 0.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EdgeLimits {
+    /// [`EdgeConfig::max_head`], at least 8,192.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_head_bytes: Option<NonZeroU32>,
+    /// [`EdgeConfig::max_fields`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_fields: Option<NonZeroU32>,
+    /// [`EdgeConfig::max_target`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_target_bytes: Option<NonZeroU32>,
+    /// [`EdgeConfig::keep_alive`], in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_alive_ms: Option<NonZeroU32>,
+    /// [`EdgeConfig::head_timeout`], in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub head_timeout_ms: Option<NonZeroU32>,
+    /// [`EdgeConfig::body_timeout`], in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub body_timeout_ms: Option<NonZeroU32>,
+    /// [`EdgeConfig::write_timeout`], in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub write_timeout_ms: Option<NonZeroU32>,
+    /// [`EdgeConfig::route_timeout`], in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub route_timeout_ms: Option<NonZeroU32>,
+    /// [`EdgeConfig::connect_timeout`], in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connect_timeout_ms: Option<NonZeroU32>,
+    /// [`EdgeConfig::upstream_idle`], in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upstream_idle_ms: Option<NonZeroU32>,
+    /// [`EdgeConfig::max_connections`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_connections: Option<NonZeroU32>,
+    /// [`EdgeConfig::max_compressions`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_compressions: Option<NonZeroU32>,
+    /// [`EdgeConfig::replay_buffer`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replay_buffer_bytes: Option<NonZeroU32>,
+    /// [`EdgeConfig::replay_budget`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replay_budget_bytes: Option<NonZeroU32>,
+}
+
+impl EdgeLimits {
+    /// The proxy's configuration with these limits.
+    pub fn apply(&self, mut config: EdgeConfig) -> EdgeConfig {
+        let sizes = [
+            (self.max_head_bytes, &mut config.max_head),
+            (self.max_fields, &mut config.max_fields),
+            (self.max_target_bytes, &mut config.max_target),
+            (self.max_connections, &mut config.max_connections),
+            (self.max_compressions, &mut config.max_compressions),
+            (self.replay_buffer_bytes, &mut config.replay_buffer),
+            (self.replay_budget_bytes, &mut config.replay_budget),
+        ];
+        for (limit, field) in sizes {
+            *field = limit.map_or(*field, |limit| limit.get() as usize);
+        }
+        let times = [
+            (self.keep_alive_ms, &mut config.keep_alive),
+            (self.head_timeout_ms, &mut config.head_timeout),
+            (self.body_timeout_ms, &mut config.body_timeout),
+            (self.write_timeout_ms, &mut config.write_timeout),
+            (self.route_timeout_ms, &mut config.route_timeout),
+            (self.connect_timeout_ms, &mut config.connect_timeout),
+            (self.upstream_idle_ms, &mut config.upstream_idle),
+        ];
+        for (limit, field) in times {
+            *field = limit.map_or(*field, |limit| Duration::from_millis(limit.get().into()));
+        }
+        config
+    }
+}
+
+fn is_default(limits: &EdgeLimits) -> bool {
+    *limits == EdgeLimits::default()
 }
 
 fn one_or_more<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
@@ -122,6 +210,11 @@ impl NodeConfig {
             "{}: `trace_sample` is a share from 0 to 1",
             path.display()
         );
+        anyhow::ensure!(
+            config.edge.max_head_bytes.is_none_or(|bytes| bytes.get() >= 8192),
+            "{}: `edge.max_head_bytes` is at least 8192",
+            path.display()
+        );
         Ok(config)
     }
 
@@ -148,6 +241,48 @@ mod tests {
         assert_eq!(config.base_domain, "localhost");
         assert_eq!(config.adopt_grace(), Duration::from_secs(30));
         assert_eq!(config.latency, Latency::None);
+    }
+
+    /// SPEC HTTP-8: each key of the table in `docs/http.md` reaches the proxy.
+    #[test]
+    fn limits_of_the_proxy_are_keys_of_the_table_edge() {
+        let keys = [
+            ("max_head_bytes", 10_001),
+            ("max_fields", 2),
+            ("max_target_bytes", 3),
+            ("keep_alive_ms", 4),
+            ("head_timeout_ms", 5),
+            ("body_timeout_ms", 6),
+            ("write_timeout_ms", 7),
+            ("route_timeout_ms", 8),
+            ("connect_timeout_ms", 9),
+            ("upstream_idle_ms", 10),
+            ("max_connections", 11),
+            ("max_compressions", 12),
+            ("replay_buffer_bytes", 13),
+            ("replay_budget_bytes", 14),
+        ];
+        let table = keys.map(|(key, value)| format!("{key} = {value}\n")).concat();
+        let config = load(&format!("region = \"iad\"\ndata_dir = \"/x\"\n[edge]\n{table}")).unwrap();
+        let new =
+            || EdgeConfig::new(skein_core::NodeNumber(1), "iad-1".parse().unwrap(), "iad".parse().unwrap());
+        let edge = config.edge.apply(new());
+        let sizes = [edge.max_head, edge.max_fields, edge.max_target, edge.max_connections];
+        assert_eq!(sizes, [10_001, 2, 3, 11]);
+        assert_eq!([edge.max_compressions, edge.replay_buffer, edge.replay_budget], [12, 13, 14]);
+        let times = [edge.keep_alive, edge.head_timeout, edge.body_timeout, edge.write_timeout];
+        assert_eq!(times.map(|time| time.as_millis()), [4, 5, 6, 7]);
+        let times = [edge.route_timeout, edge.connect_timeout, edge.upstream_idle];
+        assert_eq!(times.map(|time| time.as_millis()), [8, 9, 10]);
+        let unchanged = EdgeLimits::default().apply(new());
+        assert_eq!(format!("{unchanged:?}"), format!("{:?}", new()));
+        let wrong = |table: &str| {
+            let text = format!("region = \"iad\"\ndata_dir = \"/x\"\n[edge]\n{table}");
+            format!("{:#}", load(&text).unwrap_err())
+        };
+        assert!(wrong("max_fields = 0").contains("nonzero"), "{}", wrong("max_fields = 0"));
+        assert!(wrong("max_feilds = 1").contains("max_feilds"));
+        assert!(wrong("max_head_bytes = 100").contains("at least 8192"));
     }
 
     #[test]

@@ -133,7 +133,7 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
                 .trace_sample
                 .map_or_else(Sampling::default, |ratio| Sampling { per_second: 0, ratio }),
             cores: cores.handles(),
-            ..EdgeConfig::new(number, name.clone(), region)
+            ..config.edge.apply(EdgeConfig::new(number, name.clone(), region))
         },
         reader.clone(),
         local_reader,

@@ -18,6 +18,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use skein_core::headers::clean_trailers;
 
+use crate::connection::Connection;
 use crate::frames::FrameBody;
 
 /// Why a body ended before its end.
@@ -154,6 +155,41 @@ struct State<B> {
     admitted: bool,
     generation: u64,
     waker: Option<Waker>,
+    /// While the client is to hurry.
+    wanted: Option<Wanted>,
+}
+
+/// The connection waits for a body.
+#[derive(Debug)]
+struct Wanted(Arc<Connection>);
+
+impl Wanted {
+    fn by(connection: &Arc<Connection>) -> Self {
+        connection.watch.want();
+        Self(Arc::clone(connection))
+    }
+}
+
+impl Drop for Wanted {
+    fn drop(&mut self) {
+        self.0.watch.satisfied();
+    }
+}
+
+impl<B: Body> State<B> {
+    /// Takes note of a chunk.
+    fn came(&mut self, data: Bytes) -> Bytes {
+        if self.source.is_end_stream() {
+            self.wanted = None;
+        }
+        data
+    }
+
+    /// No more comes of it.
+    fn end(&mut self) {
+        self.ended = true;
+        self.wanted = None;
+    }
 }
 
 /// One reading of a [`KeptBody`], from its beginning.
@@ -182,8 +218,14 @@ impl<B: Body<Data = Bytes> + Unpin> KeptBody<B> {
             admitted: false,
             generation: 0,
             waker: None,
+            wanted: None,
         };
         Self(Arc::new(Kept { state: Mutex::new(state), budget, limit, length }))
+    }
+
+    /// The client is cut off when it does not send the body, until there is a response (SPEC HTTP-9).
+    pub(crate) fn hurry(&self, connection: &Arc<Connection>) {
+        self.0.with(|state| state.wanted = Some(Wanted::by(connection)));
     }
 
     /// Starts the next reading; earlier readers get an error.
@@ -212,6 +254,7 @@ impl<B: Body<Data = Bytes> + Unpin> KeptBody<B> {
     pub(crate) fn settle(&self) {
         let freed = self.0.with(|state| {
             state.keeping = false;
+            state.wanted = None;
             let sent: Vec<Bytes> = state.chunks.drain(..state.read).collect();
             state.read = 0;
             let freed = sent.iter().map(Bytes::len).sum();
@@ -235,7 +278,7 @@ impl<B: Body<Data = Bytes> + Unpin> KeptBody<B> {
                 while read < limit && !state.ended {
                     match std::task::ready!(Pin::new(&mut state.source).poll_frame(cx)) {
                         Some(Ok(frame)) => read += frame.data_ref().map_or(0, Bytes::len),
-                        Some(Err(_)) | None => state.ended = true,
+                        Some(Err(_)) | None => state.end(),
                     }
                 }
                 state.lost = Some(NotKept::Client);
@@ -276,10 +319,10 @@ impl<B: Body<Data = Bytes> + Unpin> Kept<B> {
                     return Poll::Ready(Ok(()));
                 }
                 match std::task::ready!(Pin::new(&mut state.source).poll_frame(cx)) {
-                    None => state.ended = true,
+                    None => state.end(),
                     Some(Err(_)) => return Poll::Ready(Err(NotKept::Client)),
                     Some(Ok(frame)) => match frame.into_data() {
-                        Ok(data) => match self.keep(state, &data) {
+                        Ok(data) => match self.keep_next(state, data) {
                             Ok(()) => {}
                             Err(why) => return Poll::Ready(Err(why)),
                         },
@@ -288,6 +331,11 @@ impl<B: Body<Data = Bytes> + Unpin> Kept<B> {
                 }
             }
         })
+    }
+
+    fn keep_next(&self, state: &mut State<B>, data: Bytes) -> Result<(), NotKept> {
+        let data = state.came(data);
+        self.keep(state, &data)
     }
 
     /// Adds a chunk to what is kept.
@@ -347,7 +395,7 @@ impl<B: Body<Data = Bytes> + Unpin> Kept<B> {
             }
             let frame = match std::task::ready!(Pin::new(&mut state.source).poll_frame(cx)) {
                 None => {
-                    state.ended = true;
+                    state.end();
                     return Poll::Ready(None);
                 }
                 Some(Err(_)) => {
@@ -357,11 +405,11 @@ impl<B: Body<Data = Bytes> + Unpin> Kept<B> {
                 Some(Ok(frame)) => frame,
             };
             let data = match frame.into_data() {
-                Ok(data) => data,
+                Ok(data) => state.came(data),
                 Err(frame) => {
                     let trailers = trailers(frame);
                     state.trailers = Some(trailers.clone());
-                    state.ended = true;
+                    state.end();
                     return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
                 }
             };

@@ -22,11 +22,20 @@ pub struct EdgeConfig {
     pub replay_budget: usize,
     /// The longest head of a request or response, in bytes: 64 KiB (SPEC HTTP-8).
     pub max_head: usize,
-    /// How long a client may keep a connection without a request: 60 s (SPEC HTTP-6). Kept to a tenth
-    /// of the shorter one of this and `head_timeout`.
+    /// The most fields of a request's head, and of its trailers: 100 (SPEC HTTP-8).
+    pub max_fields: usize,
+    /// The longest request target, in bytes: 32 KiB (SPEC HTTP-8).
+    pub max_target: usize,
+    /// How long a client may keep a connection without a request: 60 s (SPEC HTTP-6). This and the next
+    /// three are kept to a tenth of the shortest of them.
     pub keep_alive: Duration,
     /// How long a client may take for a head that it began, or for the first one: 30 s (SPEC HTTP-9).
     pub head_timeout: Duration,
+    /// How long nothing may come of a body that is waited for, before its response begins: 60 s
+    /// (SPEC HTTP-9).
+    pub body_timeout: Duration,
+    /// How long a client may read nothing of what is to be sent to it: 300 s (SPEC HTTP-9).
+    pub write_timeout: Duration,
     /// How long a request may take until a Machine is found for it, replays included: 60 s. A Machine
     /// that has it may take longer.
     pub route_timeout: Duration,
@@ -73,8 +82,12 @@ impl EdgeConfig {
             replay_buffer: 1 << 20,
             replay_budget: 256 << 20,
             max_head: 64 << 10,
+            max_fields: 100,
+            max_target: 32 << 10,
             keep_alive: Duration::from_secs(60),
             head_timeout: Duration::from_secs(30),
+            body_timeout: Duration::from_secs(60),
+            write_timeout: Duration::from_secs(300),
             route_timeout: Duration::from_secs(60),
             connect_timeout: Duration::from_secs(3),
             upstream_idle: Duration::from_secs(4),

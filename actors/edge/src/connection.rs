@@ -24,7 +24,10 @@ use crate::http2::{self, Streams};
 use crate::metrics::AppCounters;
 use crate::request::handle;
 use crate::speech::{self, Speech};
-use crate::watch::{Limits, Watch};
+use crate::watch::{Limits, Phase, Watch};
+
+/// What hyper takes without being told; being told makes it allocate for more.
+const DEFAULT_FIELDS: usize = 100;
 
 /// How long a client may take to leave an idle HTTP/2 connection after it was asked to.
 const LEAVE: Duration = Duration::from_secs(1);
@@ -78,13 +81,30 @@ impl Connection {
     }
 
     fn limits(&self) -> Limits {
-        Limits { idle: self.core.config.keep_alive, head: self.core.config.head_timeout }
+        let config = &self.core.config;
+        Limits {
+            idle: config.keep_alive,
+            head: config.head_timeout,
+            body: config.body_timeout,
+            write: config.write_timeout,
+        }
     }
 
     /// A request for this app came.
     pub(crate) fn met(&self, app: &Arc<AppCounters>) {
         if self.app.set(Arc::clone(app)).is_ok() {
             app.connect();
+        }
+    }
+
+    /// Takes note that its client took too long.
+    fn cut_off(&self, phase: Phase) {
+        let Ends { client, public } = self.ends;
+        if phase == Phase::Idle {
+            tracing::debug!(%client, %public, "connection unused for too long");
+        } else {
+            self.core.metrics.slow.fetch_add(1, Ordering::Relaxed);
+            tracing::info!(%client, %public, waited_for = ?phase, "slow client cut off");
         }
     }
 
@@ -95,17 +115,18 @@ impl Connection {
         }
     }
 
-    /// Bytes came.
+    /// Bytes came, or none are there.
     pub(crate) fn received(&self, bytes: usize) {
         if bytes > 0 {
             self.received.fetch_add(bytes as u64, Ordering::Relaxed);
-            self.watch.hear();
         }
+        self.watch.read(bytes);
     }
 
-    /// Bytes went.
-    pub(crate) fn sent(&self, bytes: usize) {
-        self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
+    /// Bytes went; `None` when they have to wait.
+    pub(crate) fn sent(&self, bytes: Option<usize>) {
+        self.watch.wrote(bytes.is_some());
+        self.sent.fetch_add(bytes.unwrap_or(0) as u64, Ordering::Relaxed);
     }
 }
 
@@ -123,7 +144,7 @@ enum End {
     /// A drain asks it to end after what it does.
     Quiet,
     /// Its client took too long.
-    Overdue,
+    Overdue(Phase),
 }
 
 /// Serves HTTP until the client leaves or takes too long, the node drains, or `stopped`. `speech` is
@@ -146,7 +167,8 @@ pub(crate) async fn http<S>(
             let end = end(&connection, stopped, quiet, connection.limits());
             let heard = match beside(pin!(speech::listen(&mut stream)), end).await {
                 First::Busy(Ok(heard)) => heard,
-                First::Busy(Err(_)) | First::Seldom(_) => return,
+                First::Seldom(End::Overdue(phase)) => return connection.cut_off(phase),
+                First::Busy(Err(_)) | First::Seldom(End::Now | End::Quiet) => return,
             };
             stream.unread(heard.1);
             heard.0
@@ -175,17 +197,12 @@ async fn end(
     quiet: impl Future<Output = ()>,
     limits: Limits,
 ) -> End {
-    let end = tokio::select! {
+    tokio::select! {
         biased;
         () = stopped.cancelled() => End::Now,
         () = quiet => End::Quiet,
-        () = connection.watch.overdue(limits) => End::Overdue,
-    };
-    if end == End::Overdue {
-        let Ends { client, public } = connection.ends;
-        tracing::debug!(%client, %public, "the client took too long");
+        phase = connection.watch.overdue(limits) => End::Overdue(phase),
     }
-    end
 }
 
 /// Waits until the connection must end, whatever it does.
@@ -207,15 +224,21 @@ where
         Ok::<_, Infallible>(handle(connection, request).await)
     });
     // Its own limit for a head sets a timer for each request; `Watch` has one for the connection.
-    let served = http1::Builder::new()
-        .max_buf_size(config.max_head.max(8192))
-        .max_header_size(config.max_head)
-        .serve_connection(io, service);
+    let mut builder = http1::Builder::new();
+    builder.max_buf_size(config.max_head.max(8192)).max_header_size(config.max_head);
+    if config.max_fields != DEFAULT_FIELDS {
+        builder.max_headers(config.max_fields);
+    }
+    let served = builder.serve_connection(io, service);
     let mut served = pin!(served);
     let quiet = connection.passage.era().quiet.cancelled();
     match beside(served.as_mut(), end(connection, stopped, quiet, connection.limits())).await {
         First::Busy(ended) => return ended,
-        First::Seldom(End::Now | End::Overdue) => return Ok(()),
+        First::Seldom(End::Now) => return Ok(()),
+        First::Seldom(End::Overdue(phase)) => {
+            connection.cut_off(phase);
+            return Ok(());
+        }
         First::Seldom(End::Quiet) => served.as_mut().graceful_shutdown(),
     }
     match beside(served, forced(connection, stopped)).await {
@@ -246,12 +269,19 @@ where
         }
     };
     // Not every byte here begins a head; keep-alive pings find who is gone.
-    let limits = Limits { idle: config.keep_alive, head: config.keep_alive };
+    let limits = Limits { head: config.keep_alive, ..connection.limits() };
     match beside(served.as_mut(), end(connection, stopped, last, limits)).await {
         First::Busy(ended) => return ended,
         First::Seldom(End::Now) => return Ok(()),
         // GOAWAY: what the client has already sent is answered, nothing new comes.
-        First::Seldom(End::Quiet | End::Overdue) => served.as_mut().graceful_shutdown(),
+        First::Seldom(End::Quiet | End::Overdue(Phase::Idle | Phase::Head)) => {
+            served.as_mut().graceful_shutdown();
+        }
+        // It would not even read a GOAWAY.
+        First::Seldom(End::Overdue(phase)) => {
+            connection.cut_off(phase);
+            return Ok(());
+        }
     }
     let over = async {
         loop {

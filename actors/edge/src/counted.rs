@@ -30,9 +30,10 @@ impl<S> Counted<S> {
     }
 
     fn count(&self, written: &Poll<io::Result<usize>>) {
-        if let Poll::Ready(Ok(bytes)) = written {
-            self.connection.sent(*bytes);
-        }
+        self.connection.sent(match written {
+            Poll::Pending => None,
+            Poll::Ready(sent) => Some(sent.as_ref().copied().unwrap_or(0)),
+        });
     }
 }
 

@@ -75,6 +75,8 @@ pub(crate) struct Metrics {
     pub(crate) closed_at_once: AtomicU64,
     /// Connections that ended because their bytes were no HTTP the library takes.
     pub(crate) malformed: AtomicU64,
+    /// Connections that were cut off because their client took too long for what it had begun.
+    pub(crate) slow: AtomicU64,
     /// Requests sent to another Machine after a failure or refusal.
     pub(crate) retries: AtomicU64,
     /// Responses that had begun and did not reach their client whole.
@@ -186,6 +188,7 @@ impl Metrics {
         for (name, help, counter) in [
             ("skein_edge_closed_at_once_count", "Connections closed at once.", &self.closed_at_once),
             ("skein_edge_malformed_count", "Connections ended by malformed HTTP.", &self.malformed),
+            ("skein_edge_slow_count", "Connections of slow clients that were cut off.", &self.slow),
             ("skein_edge_retries_count", "Attempts after a failure or refusal.", &self.retries),
             (
                 "skein_edge_cut_off_count",

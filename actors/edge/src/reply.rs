@@ -8,6 +8,7 @@ use http::header::{ACCEPT, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, LOCATION, RE
 use http::{HeaderMap, HeaderValue, Response, StatusCode, Version};
 use skein_core::code::ErrorCode;
 use skein_core::headers::{self, SKEIN_ERROR};
+use skein_core::strict::Refusal;
 
 /// Seconds after which a client may come back (`Retry-After`).
 const RETRY_AFTER_SECONDS: &str = "1";
@@ -23,10 +24,10 @@ pub(crate) enum Reply {
     NoService(u16),
     /// No `Host`, or more than one.
     BadHost,
-    /// A target that is no path.
-    BadTarget,
     /// `CONNECT`.
     Connect,
+    /// Well-formed, and refused all the same.
+    Strict(Refusal),
     /// The request goes round in a loop.
     Loop(usize),
     /// Plain HTTP where HTTPS is wanted: the location.
@@ -40,7 +41,10 @@ impl Reply {
                 StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
             }
             Self::UnknownHost(_) | Self::NoService(_) => StatusCode::NOT_FOUND,
-            Self::BadHost | Self::BadTarget => StatusCode::BAD_REQUEST,
+            Self::BadHost | Self::Strict(Refusal::TransferEncoding | Refusal::Target) => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::Strict(Refusal::LongTarget { .. }) => StatusCode::URI_TOO_LONG,
             Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
             Self::Loop(_) => StatusCode::LOOP_DETECTED,
             Self::Https(_) => StatusCode::MOVED_PERMANENTLY,
@@ -54,8 +58,10 @@ impl Reply {
             Self::UnknownHost(_) => "unknown-host",
             Self::NoService(_) => "no-service",
             Self::BadHost => "bad-host",
-            Self::BadTarget => "bad-target",
             Self::Connect => "connect-refused",
+            Self::Strict(Refusal::TransferEncoding) => "bad-transfer-encoding",
+            Self::Strict(Refusal::Target) => "bad-target",
+            Self::Strict(Refusal::LongTarget { .. }) => "target-too-long",
             Self::Loop(_) => "loop",
             Self::Https(_) => return None,
         })
@@ -74,8 +80,8 @@ impl Reply {
                 )
             }
             Self::BadHost => "exactly one Host header with a valid name is needed".to_owned(),
-            Self::BadTarget => "a target is a path that begins with /".to_owned(),
             Self::Connect => "CONNECT is not proxied".to_owned(),
+            Self::Strict(refusal) => refusal.to_string(),
             Self::Loop(passes) => {
                 format!("the request passed this cluster {passes} times; does an app call itself?")
             }
@@ -131,7 +137,7 @@ impl Reply {
         let id = HeaderValue::from_str(request_id).unwrap_or(HeaderValue::from_static(""));
         headers::to_client(map, version, server, &id, None);
         let unreadable =
-            matches!(self, Self::BadHost | Self::BadTarget | Self::Connect | Self::Code(ErrorCode::PA01, _));
+            matches!(self, Self::BadHost | Self::Connect | Self::Strict(_) | Self::Code(ErrorCode::PA01, _));
         if unreadable && version != Version::HTTP_2 {
             // What the client sends after such a request is not worth reading.
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

@@ -19,7 +19,7 @@ use skein_core::machine::HttpOptions;
 use skein_core::route::{Decision, Repeat, Route, Stop};
 use skein_core::service::HandlerChain;
 use skein_core::snapshot::{AppView, MachineView, Snapshot};
-use skein_core::{Random, RequestId, attr, replay, retry};
+use skein_core::{Random, RequestId, attr, replay, retry, strict};
 use ulid::Ulid;
 
 use crate::access::Access;
@@ -156,6 +156,9 @@ fn prepare<'s>(
     if method == Method::CONNECT {
         return Err((Reply::Connect, headers));
     }
+    if let Err(refusal) = strict::check(&method, &uri, &headers, core.config.max_target) {
+        return Err((Reply::Strict(refusal), headers));
+    }
     let found = hosts::host(&uri, &headers).or_else(|reply| {
         // HTTP/1.0 knows no Host; a dedicated address needs none.
         let dedicated = version == Version::HTTP_10 && !headers.contains_key(HOST);
@@ -174,9 +177,6 @@ fn prepare<'s>(
         return Err((Reply::NoService(port), headers));
     };
     let target = uri.path_and_query().map_or(Uri::from_static("/"), |target| Uri::from(target.clone()));
-    if !target.path().starts_with('/') && target.path() != "*" {
-        return Err((Reply::BadTarget, headers));
-    }
     if settings.force_https {
         let host = hosts::host(&uri, &headers).unwrap_or_default();
         return Err((Reply::Https(format!("https://{host}{target}")), headers));
@@ -202,6 +202,10 @@ fn prepare<'s>(
     let body = (!incoming.is_end_stream())
         .then(|| ClientStream::new(incoming, version))
         .map(|body| KeptBody::new(body, core.config.replay_buffer, Arc::clone(&core.budget)));
+    if let Some(body) = body.as_ref().filter(|_| version < Version::HTTP_2) {
+        // Of a connection with many requests it is not known for which one nothing comes.
+        body.hurry(&access.connection);
+    }
     if body.is_some() && !headers.contains_key(CONTENT_LENGTH) {
         headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }

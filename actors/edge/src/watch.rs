@@ -1,4 +1,4 @@
-//! How long a client may keep a connection without a request (SPEC HTTP-6, HTTP-9).
+//! How long a client may keep a connection without moving on (SPEC HTTP-6, HTTP-9).
 //!
 //! A timer per request would be set and taken back some hundred thousand times before it fires once.
 //! Here a request only counts; a look every tenth of the shortest limit sees what moved since the
@@ -19,31 +19,65 @@ pub(crate) struct Limits {
     pub(crate) idle: Duration,
     /// A head has begun, or none was ever there.
     pub(crate) head: Duration,
+    /// Nothing comes of a body that is waited for.
+    pub(crate) body: Duration,
+    /// The client takes nothing of what is to be sent.
+    pub(crate) write: Duration,
 }
 
-/// What a connection does, as its requests and bytes tell.
+/// What a connection does, as its requests and bytes tell. Only its own task writes, except for the
+/// counts of requests and bodies.
 #[derive(Debug, Default)]
 pub(crate) struct Watch {
     begun: AtomicU32,
     ended: AtomicU32,
     /// Whether bytes came since the last request began.
     heard: AtomicBool,
+    /// Reads that brought bytes.
+    reads: AtomicU32,
+    /// Whether the last read brought nothing yet.
+    hungry: AtomicBool,
+    /// Bodies that did not come whole, of requests without a response.
+    bodies: AtomicU32,
+    /// Whether the last write could not be made yet.
+    blocked: AtomicBool,
+    /// Writes that were made.
+    writes: AtomicU32,
 }
 
+/// What is waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    /// Requests are served.
+pub(crate) enum Phase {
+    /// Nothing that is the client's: requests are served.
     Busy,
-    /// Part of a head is there.
+    /// The rest of a head.
     Head,
+    /// A request.
     Idle,
+    /// More of a body.
+    Body,
+    /// That the client reads.
+    Write,
 }
+
+/// A phase, and what would have moved on if it were another one of its kind.
+type Look = (Phase, u32);
 
 impl Watch {
-    /// Bytes came.
-    pub(crate) fn hear(&self) {
-        if !self.heard.load(Ordering::Relaxed) {
+    /// Bytes came, or none are there.
+    pub(crate) fn read(&self, bytes: usize) {
+        self.hungry.store(bytes == 0, Ordering::Relaxed);
+        if bytes > 0 {
             self.heard.store(true, Ordering::Relaxed);
+            self.reads.store(self.reads.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        }
+    }
+
+    /// A write was made, or has to wait.
+    pub(crate) fn wrote(&self, made: bool) {
+        self.blocked.store(!made, Ordering::Relaxed);
+        if made {
+            self.writes.store(self.writes.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
         }
     }
 
@@ -58,32 +92,49 @@ impl Watch {
         self.ended.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// A body is to come.
+    pub(crate) fn want(&self) {
+        self.bodies.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// It came, or need not come soon.
+    pub(crate) fn satisfied(&self) {
+        self.bodies.fetch_sub(1, Ordering::Relaxed);
+    }
+
     /// Whether a request is served.
     pub(crate) fn is_busy(&self) -> bool {
-        self.look().1 == Phase::Busy
+        self.begun.load(Ordering::Relaxed) != self.ended.load(Ordering::Relaxed)
     }
 
-    fn look(&self) -> (u32, Phase) {
+    fn look(&self) -> Look {
         let (begun, ended) = (self.begun.load(Ordering::Relaxed), self.ended.load(Ordering::Relaxed));
-        let phase = if begun != ended {
-            Phase::Busy
+        if self.blocked.load(Ordering::Relaxed) {
+            (Phase::Write, self.writes.load(Ordering::Relaxed))
+        } else if self.bodies.load(Ordering::Relaxed) > 0 && self.hungry.load(Ordering::Relaxed) {
+            // A body that is not read, because its Machine does not, is nothing to hurry the client for.
+            (Phase::Body, self.reads.load(Ordering::Relaxed))
+        } else if begun != ended {
+            (Phase::Busy, begun)
         } else if begun == 0 || self.heard.load(Ordering::Relaxed) {
-            Phase::Head
+            (Phase::Head, begun)
         } else {
-            Phase::Idle
-        };
-        (begun, phase)
+            (Phase::Idle, begun)
+        }
     }
 
-    /// Waits until the connection was without a request for too long.
-    pub(crate) async fn overdue(&self, limits: Limits) {
-        let tick = limits.idle.min(limits.head) / LOOKS;
+    /// Waits until nothing moved for too long, and says what was waited for.
+    pub(crate) async fn overdue(&self, limits: Limits) -> Phase {
+        let Limits { idle, head, body, write } = limits;
+        let tick = idle.min(head).min(body).min(write) / LOOKS;
         let (mut seen, mut since) = (self.look(), Instant::now());
         loop {
-            let limit = match seen.1 {
+            let limit = match seen.0 {
                 Phase::Busy => None,
-                Phase::Head => Some(since + limits.head),
-                Phase::Idle => Some(since + limits.idle),
+                Phase::Head => Some(since + head),
+                Phase::Idle => Some(since + idle),
+                Phase::Body => Some(since + body),
+                Phase::Write => Some(since + write),
             };
             let next = Instant::now() + tick;
             sleep_until(limit.map_or(next, |limit| limit.min(next))).await;
@@ -91,7 +142,7 @@ impl Watch {
             if look != seen {
                 (seen, since) = (look, Instant::now());
             } else if limit.is_some_and(|limit| limit <= Instant::now()) {
-                return;
+                return seen.0;
             }
         }
     }
@@ -101,24 +152,95 @@ impl Watch {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits { idle: Duration::from_secs(60), head: Duration::from_secs(30) };
+    const LIMITS: Limits = Limits {
+        idle: Duration::from_secs(60),
+        head: Duration::from_secs(30),
+        body: Duration::from_secs(50),
+        write: Duration::from_secs(100),
+    };
 
-    /// Seconds until the connection is overdue.
-    async fn overdue(watch: &Watch) -> u64 {
+    /// What the connection is overdue for, and seconds until then.
+    async fn overdue(watch: &Watch) -> (Phase, u64) {
         let begun = Instant::now();
-        watch.overdue(LIMITS).await;
-        begun.elapsed().as_secs()
+        let phase = watch.overdue(LIMITS).await;
+        (phase, begun.elapsed().as_secs())
     }
 
     #[tokio::test(start_paused = true)]
     async fn http_9_a_head_must_come_in_its_time_and_an_idle_connection_has_another() {
         let watch = Watch::default();
-        assert_eq!(overdue(&watch).await, 30, "nothing ever came");
+        assert_eq!(overdue(&watch).await, (Phase::Head, 30), "nothing ever came");
         watch.begin();
         watch.end();
-        assert_eq!(overdue(&watch).await, 60, "idle");
-        watch.hear();
-        assert_eq!(overdue(&watch).await, 30, "a head that does not end");
+        assert_eq!(overdue(&watch).await, (Phase::Idle, 60));
+        watch.read(1);
+        assert_eq!(overdue(&watch).await, (Phase::Head, 30), "a head that does not end");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn http_9_bytes_of_a_head_win_no_time_and_bytes_of_a_body_do() {
+        let watch = Watch::default();
+        let dripping = async {
+            loop {
+                watch.read(1);
+                watch.read(0);
+                tokio::time::sleep(Duration::from_secs(7)).await;
+            }
+        };
+        tokio::select! {
+            overdue = overdue(&watch) => assert_eq!(overdue, (Phase::Head, 30)),
+            () = dripping => {}
+        }
+        watch.begin();
+        watch.want();
+        let some = async {
+            for _ in 0..10 {
+                watch.read(1);
+                watch.read(0);
+                tokio::time::sleep(Duration::from_secs(40)).await;
+            }
+        };
+        let ((phase, seconds), ()) = tokio::join!(overdue(&watch), some);
+        assert!(phase == Phase::Body && (410..=416).contains(&seconds), "{phase:?} {seconds}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn http_9_only_a_body_that_is_waited_for_can_be_late() {
+        let watch = Watch::default();
+        watch.begin();
+        watch.want();
+        watch.read(1);
+        let later = async {
+            tokio::time::sleep(Duration::from_secs(1000)).await;
+            watch.read(0);
+        };
+        let ((phase, seconds), ()) = tokio::join!(overdue(&watch), later);
+        assert!(
+            phase == Phase::Body && (1050..=1056).contains(&seconds),
+            "its Machine did not read: {seconds}"
+        );
+        watch.satisfied();
+        let answered = async {
+            tokio::time::sleep(Duration::from_secs(1000)).await;
+            watch.end();
+        };
+        let ((phase, seconds), ()) = tokio::join!(overdue(&watch), answered);
+        assert!(phase != Phase::Body && seconds > 1000, "{phase:?} {seconds}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn http_9_a_client_must_read_something_of_what_is_sent() {
+        let watch = Watch::default();
+        watch.begin();
+        let reading = async {
+            for _ in 0..5 {
+                watch.wrote(true);
+                watch.wrote(false);
+                tokio::time::sleep(Duration::from_secs(90)).await;
+            }
+        };
+        let ((phase, seconds), ()) = tokio::join!(overdue(&watch), reading);
+        assert!(phase == Phase::Write && (460..=466).contains(&seconds), "{phase:?} {seconds}");
     }
 
     #[tokio::test(start_paused = true)]
@@ -132,7 +254,7 @@ mod tests {
             watch.begin();
             watch.end();
         };
-        let (overdue, ()) = tokio::join!(overdue(&watch), served);
-        assert!((1110..=1113).contains(&overdue), "{overdue}: to a tenth of the shortest limit");
+        let ((_, seconds), ()) = tokio::join!(overdue(&watch), served);
+        assert!((1110..=1113).contains(&seconds), "{seconds}: to a tenth of the shortest limit");
     }
 }

@@ -34,6 +34,7 @@ pub mod route;
 pub mod service;
 pub mod sixpn;
 pub mod snapshot;
+pub mod strict;
 pub mod suspicion;
 pub mod wire;
 

@@ -1,43 +1,84 @@
-//! Clients that take their time.
+//! Clients that take their time (SPEC HTTP-6, HTTP-9).
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use skein_core::MachineId;
+use skein_edge::EdgeConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
 
-use crate::backend::{Server, get, read_head, text};
-use crate::world::{HTTP, World};
+use crate::backend::{Server, get, request, send, text};
+use crate::world::{HTTP, World, eventually};
 
-/// An hour: longer than any test.
-const NEVER: Duration = Duration::from_secs(3600);
+const SOON: Duration = Duration::from_millis(400);
+const LATE: Duration = Duration::from_secs(600);
 
-async fn world(idle: Duration, head: Duration) -> (World, SocketAddr, Server) {
-    let server = Server::answering(|_| text(200, "hello")).await;
-    let mut world = World::with(&["iad"], |config| (config.keep_alive, config.head_timeout) = (idle, head));
+async fn world(server: &Server, configure: impl Fn(&mut EdgeConfig)) -> (World, MachineId, SocketAddr) {
+    let mut world = World::with(&["iad"], |config| {
+        (config.keep_alive, config.head_timeout) = (LATE, LATE);
+        (config.body_timeout, config.write_timeout) = (LATE, LATE);
+        configure(config);
+    });
     let app = world.app("hello");
-    world.machine(0, app, server.address, HTTP);
+    let machine = world.machine(0, app, server.address, HTTP);
     world.publish();
     let edge = world.shared(0, 80).await;
-    (world, edge, server)
+    (world, machine, edge)
 }
 
-/// Everything until the edge closes.
-async fn until_closed(stream: &mut TcpStream) -> Vec<u8> {
-    let mut rest = Vec::new();
-    let read = tokio::time::timeout(Duration::from_secs(60), stream.read_to_end(&mut rest)).await;
-    read.expect("the edge should close it").unwrap();
-    rest
+/// Waits until the proxy closes the connection, with or without a reset.
+async fn closed(stream: &mut TcpStream) -> Vec<u8> {
+    let mut answer = Vec::new();
+    let ended = tokio::time::timeout(Duration::from_secs(30), stream.read_to_end(&mut answer)).await;
+    drop(ended.expect("the connection stays open"));
+    answer
 }
 
-/// SPEC HTTP-9: no limit for idle connections would end it.
+fn cut_off(world: &World) -> bool {
+    world.nodes[0].edge.metrics().contains("skein_edge_slow_count{region=\"iad\",host=\"iad-1\"} 1\n")
+}
+
+#[tokio::test]
+async fn http_9_a_head_that_drips_is_cut_off_and_a_busy_connection_is_not() {
+    let server = Server::answering(|_| text(200, "hello")).await;
+    let (world, _, edge) = world(&server, |config| config.head_timeout = SOON).await;
+    let mut stream = TcpStream::connect(edge).await.unwrap();
+    let began = Instant::now();
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: hello.localhost\r\n").await.unwrap();
+    let (mut reader, mut writer) = stream.into_split();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        let mut tick = tokio::time::interval(SOON / 20);
+        // Until the proxy has had enough.
+        while writer.write_all(b"x: y\r\n").await.is_ok() {
+            tick.tick().await;
+        }
+    });
+    let mut answer = Vec::new();
+    // A reset is an end like any other.
+    let _reset =
+        tokio::time::timeout(Duration::from_secs(30), reader.read_to_end(&mut answer)).await.unwrap();
+    assert!(began.elapsed() >= SOON && answer.is_empty(), "{answer:?}");
+    assert!(cut_off(&world) && server.seen().is_empty());
+    assert_eq!(get(edge, "/").await.status, 200);
+}
+
 #[tokio::test]
 async fn http_9_a_head_that_does_not_end_is_cut_off_and_nothing_of_it_reaches_a_machine() {
-    let (_world, edge, server) = world(NEVER, Duration::from_millis(300)).await;
+    let server = Server::answering(|_| text(200, "hello")).await;
+    let (_world, _, edge) = world(&server, |config| config.head_timeout = SOON).await;
     for begun in ["", "G", "GET / HTTP/1.1\r\nhost: hello.localhost\r\nx: "] {
         let mut stream = TcpStream::connect(edge).await.unwrap();
         stream.write_all(begun.as_bytes()).await.unwrap();
-        assert_eq!(until_closed(&mut stream).await, b"", "{begun:?}");
+        assert_eq!(closed(&mut stream).await, b"", "{begun:?}");
     }
     assert!(server.seen().is_empty());
     assert_eq!(get(edge, "/").await.status, 200);
@@ -46,11 +87,93 @@ async fn http_9_a_head_that_does_not_end_is_cut_off_and_nothing_of_it_reaches_a_
 /// SPEC HTTP-6: no limit for heads would end it.
 #[tokio::test]
 async fn http_6_an_unused_connection_is_closed_after_its_last_response() {
-    let (_world, edge, server) = world(Duration::from_millis(300), NEVER).await;
+    let server = Server::answering(|_| text(200, "hello")).await;
+    let (world, _, edge) = world(&server, |config| config.keep_alive = SOON).await;
     let mut stream = TcpStream::connect(edge).await.unwrap();
     stream.write_all(b"GET / HTTP/1.1\r\nhost: hello.localhost\r\n\r\n").await.unwrap();
-    let head = read_head(&mut stream).await.unwrap();
-    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
-    until_closed(&mut stream).await;
-    assert_eq!(server.seen().len(), 1);
+    let began = Instant::now();
+    let answer = String::from_utf8(closed(&mut stream).await).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("hello"), "{answer}");
+    assert!(began.elapsed() >= SOON);
+    assert!(!cut_off(&world), "nothing speaks against that client");
+}
+
+#[tokio::test]
+async fn http_9_a_body_of_which_nothing_comes_is_cut_off_and_frees_the_machine() {
+    for framing in ["content-length: 10\r\n\r\nabc", "transfer-encoding: chunked\r\n\r\n5\r\nabcde\r\n5"] {
+        let server = Server::answering(|_| text(200, "hello")).await;
+        let (world, machine, edge) = world(&server, |config| config.body_timeout = SOON).await;
+        let mut stream = TcpStream::connect(edge).await.unwrap();
+        let head = format!("POST / HTTP/1.1\r\nhost: hello.localhost\r\n{framing}");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        eventually("the Machine has it", || world.in_flight(machine) == 1).await;
+        assert_eq!(closed(&mut stream).await, b"", "{framing:?}");
+        eventually("the slot is free", || world.in_flight(machine) == 0).await;
+        assert!(cut_off(&world) && server.seen().iter().all(|seen| seen.body.len() < 10));
+        assert_eq!(send(edge, request("POST", "/", "whole")).await.status, 200);
+    }
+}
+
+/// What takes long is the Machine's business, and a body that it does not read is no fault of the client.
+#[tokio::test]
+async fn http_9_a_client_whose_machine_is_slow_is_not_blamed() {
+    for length in [5, 8 << 20] {
+        let (entered, go) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
+        let (count, gate) = (Arc::clone(&entered), Arc::clone(&go));
+        let server = Server::raw(move |request| {
+            let (count, gate) = (Arc::clone(&count), Arc::clone(&gate));
+            Box::pin(async move {
+                count.fetch_add(1, Ordering::SeqCst);
+                gate.notified().await;
+                let body = request.into_body().collect().await.unwrap().to_bytes();
+                text(200, body.len().to_string())
+            })
+        })
+        .await;
+        let (_world, _, edge) = world(&server, |config| config.body_timeout = SOON).await;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move { send(edge, request("POST", "/", Bytes::from(vec![b'x'; length]))).await });
+        eventually("the Machine has it", || entered.load(Ordering::SeqCst) == 1).await;
+        let since = Instant::now();
+        eventually("the time of a slow client is over", || since.elapsed() > SOON * 3).await;
+        go.notify_one();
+        let got = tasks.join_next().await.unwrap().unwrap();
+        assert_eq!((got.status, got.text()), (200, &*length.to_string()));
+    }
+}
+
+/// Once the app answers, both may say something when they have something to say.
+#[tokio::test]
+async fn http_9_a_conversation_may_pause() {
+    let server = Server::raw(|request| {
+        Box::pin(
+            async move { http::Response::new(request.into_body().map_err(std::io::Error::other).boxed()) },
+        )
+    })
+    .await;
+    let (_world, _, edge) = world(&server, |config| config.body_timeout = SOON).await;
+    let mut stream = TcpStream::connect(edge).await.unwrap();
+    let head =
+        "POST / HTTP/1.1\r\nhost: hello.localhost\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n";
+    stream.write_all(format!("{head}5\r\nfirst\r\n").as_bytes()).await.unwrap();
+    let mut begun = Vec::new();
+    while !begun.ends_with(b"first\r\n") {
+        begun.push(stream.read_u8().await.unwrap());
+    }
+    let since = Instant::now();
+    eventually("a pause is over", || since.elapsed() > SOON * 3).await;
+    stream.write_all(b"6\r\nsecond\r\n0\r\n\r\n").await.unwrap();
+    let rest = String::from_utf8(closed(&mut stream).await).unwrap();
+    assert_eq!(rest, "6\r\nsecond\r\n0\r\n\r\n");
+}
+
+#[tokio::test]
+async fn http_9_a_client_that_reads_nothing_is_cut_off() {
+    let server = Server::answering(|_| text(200, vec![b'x'; 32 << 20])).await;
+    let (world, machine, edge) = world(&server, |config| config.write_timeout = SOON).await;
+    let mut stream = TcpStream::connect(edge).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: hello.localhost\r\n\r\n").await.unwrap();
+    eventually("it is cut off", || cut_off(&world)).await;
+    eventually("the slot is free", || world.in_flight(machine) == 0).await;
+    assert!(closed(&mut stream).await.len() < 32 << 20);
 }

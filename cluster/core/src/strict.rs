@@ -1,0 +1,105 @@
+//! Requests that are well-formed HTTP and refused all the same, because proxies and apps do not read
+//! them alike (SPEC HTTP-8).
+//!
+//! What the HTTP library refuses by itself never gets here: malformed lines and lengths, a
+//! `Transfer-Encoding` that does not end in `chunked`, heads beyond its limits.
+
+use http::header::TRANSFER_ENCODING;
+use http::{HeaderMap, Method, Uri};
+
+/// Why such a request is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// A transfer coding other than `chunked` alone: the app would get bytes that are still coded.
+    #[error("chunked is the only transfer coding that is taken, and only once")]
+    TransferEncoding,
+    /// A target of a form that its method does not have (RFC 9112 section 3.2).
+    #[error("the request target must be a path that begins with /, or an http or https URL")]
+    Target,
+    /// The target is too long.
+    #[error("the request target is longer than {limit} bytes")]
+    LongTarget {
+        /// What is allowed, in bytes.
+        limit: usize,
+    },
+}
+
+/// Looks at a request's head; `max_target` is in bytes. `CONNECT` is not for here.
+///
+/// # Errors
+/// [`Refusal`].
+pub fn check(method: &Method, uri: &Uri, headers: &HeaderMap, max_target: usize) -> Result<(), Refusal> {
+    let is_path = uri.path().starts_with('/') || (uri.path() == "*" && *method == Method::OPTIONS);
+    let named = match uri.authority() {
+        None => true,
+        Some(_) => {
+            let web =
+                |scheme: &str| scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https");
+            uri.scheme_str().is_some_and(web)
+        }
+    };
+    if !is_path || !named {
+        return Err(Refusal::Target);
+    }
+    let path = uri.path_and_query().map_or("", |target| target.as_str());
+    let length = path.len() + uri.authority().map_or(0, |authority| authority.as_str().len());
+    if length > max_target {
+        return Err(Refusal::LongTarget { limit: max_target });
+    }
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(()),
+        (Some(one), None) if one.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") => Ok(()),
+        (Some(_), _) => Err(Refusal::TransferEncoding),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    fn checked(method: &str, target: &str, codings: &[&'static str]) -> Result<(), Refusal> {
+        let mut headers = HeaderMap::new();
+        for coding in codings {
+            headers.append(TRANSFER_ENCODING, HeaderValue::from_static(coding));
+        }
+        check(&method.parse().unwrap(), &target.parse().unwrap(), &headers, 20)
+    }
+
+    #[test]
+    fn http_8_targets_have_the_form_that_rfc_9112_gives_them() {
+        for good in ["/", "/a?b=c", "//a", "http://a.localhost/", "https://a.localhost", "HTTP://a/"] {
+            assert_eq!(checked("GET", good, &[]), Ok(()), "{good}");
+        }
+        assert_eq!(checked("OPTIONS", "*", &[]), Ok(()));
+        for bad in ["*", "a.localhost:80", "ftp://a/"] {
+            assert_eq!(checked("GET", bad, &[]), Err(Refusal::Target), "{bad}");
+        }
+    }
+
+    #[test]
+    fn http_8_a_target_has_a_limit() {
+        assert_eq!(checked("GET", "/234567890123456789_", &[]), Ok(()));
+        let long = Err(Refusal::LongTarget { limit: 20 });
+        assert_eq!(checked("GET", "/234567890123456789_1", &[]), long);
+        assert_eq!(checked("GET", "http://a.localhost/90_", &[]), Ok(()), "the scheme does not count");
+        assert_eq!(checked("GET", "http://a.localhost/9012345678_", &[]), long);
+    }
+
+    #[test]
+    fn http_8_chunked_is_the_only_transfer_coding() {
+        for good in [&[][..], &["chunked"], &["Chunked"], &[" chunked "]] {
+            assert_eq!(checked("POST", "/", good), Ok(()), "{good:?}");
+        }
+        for bad in [
+            &["gzip, chunked"][..],
+            &["chunked, chunked"],
+            &["identity", "chunked"],
+            &["chunked", "chunked"],
+            &[""],
+        ] {
+            assert_eq!(checked("POST", "/", bad), Err(Refusal::TransferEncoding), "{bad:?}");
+        }
+    }
+}
