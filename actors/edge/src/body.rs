@@ -269,6 +269,11 @@ impl<B: Body<Data = Bytes> + Unpin> KeptBody<B> {
         self.0.with(|state| state.lost.is_none())
     }
 
+    /// Whether the client broke the protocol, or left.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.0.with(|state| state.lost == Some(NotKept::Client))
+    }
+
     /// Reads on and throws away, at most `limit` bytes.
     pub(crate) async fn discard(&self, limit: usize) {
         drop(self.reader());
@@ -320,7 +325,10 @@ impl<B: Body<Data = Bytes> + Unpin> Kept<B> {
                 }
                 match std::task::ready!(Pin::new(&mut state.source).poll_frame(cx)) {
                     None => state.end(),
-                    Some(Err(_)) => return Poll::Ready(Err(NotKept::Client)),
+                    Some(Err(_)) => {
+                        state.lost = Some(NotKept::Client);
+                        return Poll::Ready(Err(NotKept::Client));
+                    }
                     Some(Ok(frame)) => match frame.into_data() {
                         Ok(data) => match self.keep_next(state, data) {
                             Ok(()) => {}

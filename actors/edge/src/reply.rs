@@ -26,6 +26,8 @@ pub(crate) enum Reply {
     BadHost,
     /// `CONNECT`.
     Connect,
+    /// The body broke the protocol.
+    BadBody,
     /// Well-formed, and refused all the same.
     Strict(Refusal),
     /// The request goes round in a loop.
@@ -41,7 +43,7 @@ impl Reply {
                 StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
             }
             Self::UnknownHost(_) | Self::NoService(_) => StatusCode::NOT_FOUND,
-            Self::BadHost | Self::Strict(Refusal::TransferEncoding | Refusal::Target) => {
+            Self::BadHost | Self::BadBody | Self::Strict(Refusal::TransferEncoding | Refusal::Target) => {
                 StatusCode::BAD_REQUEST
             }
             Self::Strict(Refusal::LongTarget { .. }) => StatusCode::URI_TOO_LONG,
@@ -59,6 +61,7 @@ impl Reply {
             Self::NoService(_) => "no-service",
             Self::BadHost => "bad-host",
             Self::Connect => "connect-refused",
+            Self::BadBody => "bad-body",
             Self::Strict(Refusal::TransferEncoding) => "bad-transfer-encoding",
             Self::Strict(Refusal::Target) => "bad-target",
             Self::Strict(Refusal::LongTarget { .. }) => "target-too-long",
@@ -81,6 +84,7 @@ impl Reply {
             }
             Self::BadHost => "exactly one Host header with a valid name is needed".to_owned(),
             Self::Connect => "CONNECT is not proxied".to_owned(),
+            Self::BadBody => "the request body is not what its head says, or malformed chunks".to_owned(),
             Self::Strict(refusal) => refusal.to_string(),
             Self::Loop(passes) => {
                 format!("the request passed this cluster {passes} times; does an app call itself?")
@@ -136,8 +140,10 @@ impl Reply {
         // The id is ASCII.
         let id = HeaderValue::from_str(request_id).unwrap_or(HeaderValue::from_static(""));
         headers::to_client(map, version, server, &id, None);
-        let unreadable =
-            matches!(self, Self::BadHost | Self::Connect | Self::Strict(_) | Self::Code(ErrorCode::PA01, _));
+        let unreadable = matches!(
+            self,
+            Self::BadHost | Self::BadBody | Self::Connect | Self::Strict(_) | Self::Code(ErrorCode::PA01, _)
+        );
         if unreadable && version != Version::HTTP_2 {
             // What the client sends after such a request is not worth reading.
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

@@ -86,6 +86,10 @@ pub(crate) async fn handle(connection: &Arc<Connection>, request: Request<Incomi
             say_if_last(connection, version, &mut head.headers);
             Response::from_parts(head, ClientBody::new(answer, promised, access, held))
         }
+        Err(_) if exchange.body.as_ref().is_some_and(KeptBody::is_broken) => {
+            // Whatever became of the attempt: it could only fail.
+            own(core, &Reply::BadBody, &exchange.headers, version, access)
+        }
         Err(reply) => {
             if let (Some(body), false) = (&exchange.body, exchange.expects) {
                 // A client that is still sending meets the answer only once it is done, or given up.

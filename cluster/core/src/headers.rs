@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, COOKIE, HOST, HeaderName, SERVER, TE, VIA};
+use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderName, SERVER, TE, VIA};
 use http::{HeaderMap, HeaderValue, Version};
 use serde_json::Value;
 
@@ -189,6 +189,10 @@ pub fn to_client(
     let Some(options) = options else { return };
     for (name, change) in &options.headers {
         let Ok(name) = HeaderName::from_bytes(name.as_bytes()) else { continue };
+        if is_hop_by_hop(name.as_str()) || name == CONTENT_LENGTH {
+            // Where the body ends is not for an app's settings to say.
+            continue;
+        }
         match change {
             Value::Bool(false) => drop(headers.remove(&name)),
             Value::String(text) => add(headers, &name, text),
@@ -261,7 +265,7 @@ fn remove_named(headers: &mut HeaderMap) {
             .flat_map(|value| value.split(','))
             .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
             // `Connection: host` or `Connection: fly-client-ip` must not strip what the app relies on.
-            .filter(|name| *name != HOST && *name != http::header::CONTENT_LENGTH)
+            .filter(|name| *name != HOST && *name != CONTENT_LENGTH)
             .collect();
         for name in named {
             headers.remove(name);
@@ -467,6 +471,22 @@ mod tests {
         assert_eq!(text(&headers, "via"), Some("1.1 skein"));
         assert_eq!(text(&headers, "fly-request-id"), Some("01JNRQ9VVKJ7HZFMJWJB3M3RYN-iad"));
         assert!(!headers.contains_key("fly-replay") && !headers.contains_key("fly-replay-cache"));
+    }
+
+    #[test]
+    fn http_8_response_options_do_not_say_where_a_body_ends() {
+        let options: HttpResponseOptions = serde_json::from_str(
+            r#"{"headers":{"content-length":"1","Transfer-Encoding":"gzip","connection":["close"],"x-a":"1"}}"#,
+        )
+        .unwrap();
+        let mut headers = map(&[("content-length", "5")]);
+        to_client(&mut headers, Version::HTTP_11, &HeaderValue::from_static("s"), &ID, Some(&options));
+        assert_eq!((text(&headers, "content-length"), text(&headers, "x-a")), (Some("5"), Some("1")));
+        assert!(!headers.contains_key("transfer-encoding") && !headers.contains_key("connection"));
+        let options: HttpResponseOptions =
+            serde_json::from_str(r#"{"headers":{"content-length":false}}"#).unwrap();
+        to_client(&mut headers, Version::HTTP_11, &HeaderValue::from_static("s"), &ID, Some(&options));
+        assert_eq!(text(&headers, "content-length"), Some("5"));
     }
 
     #[test]

@@ -166,6 +166,82 @@ async fn http_6_force_https_redirects_to_the_same_host_and_path() {
     assert!(server.seen().is_empty());
 }
 
+/// SPEC HTTP-3: the options of the port that was dialled, here and elsewhere.
+#[tokio::test]
+async fn http_3_response_options_add_and_remove_and_pristine_leaves_the_apps_headers_alone() {
+    const SERVICES: &str = r#"{"internal_port":8080,"concurrency":{"type":"requests"},"ports":[
+        {"port":80,"handlers":["http"],"http_options":{"response":{"headers":
+            {"x-one":"1","x-list":["2","3"],"x-gone":false,"x-both":"added","server":false}}}},
+        {"port":81,"handlers":["http"],"http_options":{"response":{"pristine":true}}}]}"#;
+    let server = Server::answering(|_| {
+        let mut response = text(200, "hello");
+        for (name, value) in [
+            ("server", "mine"),
+            ("via", "1.1 mine"),
+            ("fly-request-id", "mine"),
+            ("fly-cache-status", "MISS"),
+            ("x-gone", "here"),
+            ("x-both", "app"),
+            ("fly-replay-cache", "/x"),
+        ] {
+            response.headers_mut().insert(name, value.parse().unwrap());
+        }
+        response
+    })
+    .await;
+    for at in [0, 1] {
+        let mut world = World::new(&["iad", "lhr"]);
+        let app = world.app("hello");
+        world.machine(at, app, server.address, SERVICES);
+        world.publish();
+        let got = get(world.shared(0, 80).await, "/").await;
+        let all = |name: &str| {
+            let values = got.headers.get_all(name).iter().map(|value| value.to_str().unwrap());
+            values.collect::<Vec<_>>().join("|")
+        };
+        assert_eq!(
+            (all("x-one"), all("x-list"), all("x-both")),
+            ("1".into(), "2|3".into(), "app|added".into())
+        );
+        assert_eq!((all("x-gone"), all("server")), (String::new(), String::new()));
+        assert_eq!(all("via"), "1.1 mine|1.1 skein");
+        assert!(all("fly-request-id").ends_with("-iad"));
+        let got = get(world.shared(0, 81).await, "/").await;
+        for (name, value) in [
+            ("server", "mine"),
+            ("via", "1.1 mine"),
+            ("fly-request-id", "mine"),
+            ("fly-cache-status", "MISS"),
+        ] {
+            let values: Vec<_> = got.headers.get_all(name).iter().collect();
+            assert_eq!(values, [value], "{name} on node {at}");
+        }
+        assert!(got.header("x-gone").is_some() && got.header("fly-replay-cache").is_none());
+    }
+}
+
+/// SPEC HTTP-3: an app whose requests come back to it.
+#[tokio::test]
+async fn http_3_a_request_that_goes_round_in_a_loop_is_508_after_three_passes() {
+    let (world, server) = hello(&["iad"], 0).await;
+    let edge = world.shared(0, 80).await;
+    for (via, status) in [
+        ("1.1 skein, 1.1 skein, 2 skein", 200),
+        ("1.1 skein, 1.1 skein, 1.1 skein, 1.1 skein", 508),
+        ("1.1 skein, 1.1 other, 1.1 other, 1.1 other, 1.1 other", 200),
+    ] {
+        let mut asked = request("GET", "/", "");
+        asked.headers_mut().insert("via", via.parse().unwrap());
+        let got = send(edge, asked).await;
+        assert_eq!(
+            (got.status, got.header("skein-error")),
+            (status, (status == 508).then_some("loop")),
+            "{via}"
+        );
+    }
+    assert_eq!(server.seen().len(), 2);
+}
+
 /// SPEC OBS-2.
 #[tokio::test]
 async fn obs_2_responses_bytes_and_connects_are_counted_per_app() {

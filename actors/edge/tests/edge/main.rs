@@ -15,6 +15,7 @@ mod raw;
 mod replays;
 mod slow;
 mod streaming;
+mod strict;
 mod traces;
 mod trailers;
 mod world;
