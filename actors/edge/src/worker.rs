@@ -20,7 +20,7 @@ use skein_cluster::{LocalMachine, LocalReader, clock};
 use skein_core::code::ErrorCode;
 use skein_core::load::Permit;
 use skein_core::wire::{RefuseReason, Refused, Target};
-use skein_core::{AppId, MachineId};
+use skein_core::{AppId, MachineId, strict};
 use tokio_util::task::TaskTracker;
 
 use crate::body::{BodyError, RequestBody};
@@ -229,7 +229,11 @@ impl Seat {
             failure(&error.into_error(), !unsent, self.reused)
         })?;
         let load = self.permit.in_flight();
-        let (head, incoming) = response.into_parts();
+        let (mut head, incoming) = response.into_parts();
+        if let Err(error) = strict::check_response(&mut head.headers) {
+            tracing::debug!(machine = %self.machine.id, %error, "a Machine's response is refused");
+            return Err(Failure { code: ErrorCode::PU01, reached_app: true, stale: false });
+        }
         // A connection that answered HTTP/1.0 is never used again (SPEC HTTP-10).
         let reusable = head.version == Version::HTTP_11;
         let mut line = self.line;

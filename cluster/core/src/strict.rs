@@ -4,7 +4,7 @@
 //! What the HTTP library refuses by itself never gets here: malformed lines and lengths, a
 //! `Transfer-Encoding` that does not end in `chunked`, heads beyond its limits.
 
-use http::header::TRANSFER_ENCODING;
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, Method, Uri};
 
 /// Why such a request is refused.
@@ -54,6 +54,36 @@ pub fn check(method: &Method, uri: &Uri, headers: &HeaderMap, max_target: usize)
     }
 }
 
+/// A response's framing that leaves open what its body is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("chunked is the only transfer coding of a response that is taken, and only once")]
+pub struct Unclear;
+
+/// Looks at a Machine's response and takes away a `Content-Length` that its chunks make void
+/// (RFC 9112 section 6.3), and repetitions of an equal one.
+///
+/// # Errors
+/// [`Unclear`]: the body would reach the client still coded, and without a word that it is.
+pub fn check_response(headers: &mut HeaderMap) -> Result<(), Unclear> {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => {
+            // Most heads repeat no field.
+            if headers.len() > headers.keys_len()
+                && let Some(length) = headers.get(CONTENT_LENGTH).cloned()
+            {
+                headers.insert(CONTENT_LENGTH, length);
+            }
+            Ok(())
+        }
+        (Some(one), None) if one.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") => {
+            headers.remove(CONTENT_LENGTH);
+            Ok(())
+        }
+        (Some(_), _) => Err(Unclear),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,6 +115,27 @@ mod tests {
         assert_eq!(checked("GET", "/234567890123456789_1", &[]), long);
         assert_eq!(checked("GET", "http://a.localhost/90_", &[]), Ok(()), "the scheme does not count");
         assert_eq!(checked("GET", "http://a.localhost/9012345678_", &[]), long);
+    }
+
+    #[test]
+    fn http_8_a_response_says_one_thing_about_its_body() {
+        let checked = |pairs: &[(&'static str, &'static str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in pairs {
+                headers.append(*name, HeaderValue::from_static(value));
+            }
+            check_response(&mut headers).map(|()| {
+                let value = |(name, value): (_, &HeaderValue)| format!("{name}: {}", value.to_str().unwrap());
+                headers.iter().map(value).collect::<Vec<_>>().join(", ")
+            })
+        };
+        let (length, chunked) = (("content-length", "5"), ("transfer-encoding", "chunked"));
+        assert_eq!(checked(&[length]).unwrap(), "content-length: 5");
+        assert_eq!(checked(&[length, length]).unwrap(), "content-length: 5");
+        assert_eq!(checked(&[length, chunked]).unwrap(), "transfer-encoding: chunked");
+        assert_eq!(checked(&[("transfer-encoding", "gzip, chunked")]), Err(Unclear));
+        assert_eq!(checked(&[("transfer-encoding", "gzip")]), Err(Unclear));
+        assert_eq!(checked(&[chunked, chunked]), Err(Unclear));
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod frames;
 mod grpc;
 mod headers;
 mod http2;
+mod machines;
 mod pool;
 mod raw;
 mod replays;
