@@ -252,11 +252,14 @@ impl Exchange {
                     return Failed::refused(&refused);
                 }
                 Ok(Some(Frame::ResponseHead(head))) if admitted => {
-                    let load = head.load;
+                    let (load, whole) = (head.load, head.whole);
                     let Some(parts) = parts(head) else { return Failed::broken(ErrorCode::PU01, true) };
                     note_status(&span, parts.status);
                     let held = Held { in_flight: None, _upload: upload, _trace: Some(span) };
-                    let answer = Answer::Frames(Box::new(FrameBody::new(receiver)));
+                    let answer = match whole {
+                        true => Answer::Own(None),
+                        false => Answer::Frames(Box::new(FrameBody::new(receiver))),
+                    };
                     return Outcome::Answered(Box::new(Answered { head: parts, answer, load, held }));
                 }
                 Ok(Some(Frame::Reset(Reset { code, reached_app }))) => {

@@ -131,8 +131,9 @@ async fn exchange(
     if let Some(span) = span {
         note_status(span, head.status);
     }
-    let head = ResponseHead { status: head.status.as_u16(), headers: head.headers, load };
-    if body.is_end_stream() {
+    let whole = body.is_end_stream();
+    let head = ResponseHead { status: head.status.as_u16(), headers: head.headers, load, whole };
+    if whole {
         let whole = [Frame::ResponseHead(head), Frame::Trailers(Vec::new())];
         sender.send_all(word.into_iter().chain(whole)).await.map_err(PumpError::Stream)?;
         // As in `pump`.

@@ -113,6 +113,9 @@ pub struct ResponseHead {
     pub headers: HeaderMap,
     /// What was in flight at the Machine when it answered.
     pub load: u32,
+    /// Whether it is all of the response: what comes is empty `Trailers`. Over HTTP/2 that is said with
+    /// the head, and gRPC tells a status by it.
+    pub whole: bool,
 }
 
 /// Why a worker did not take a request; nothing of it reached the Machine.
@@ -422,7 +425,7 @@ mod tests {
                 target: "/".into(),
                 headers: headers.clone(),
             }),
-            Frame::ResponseHead(ResponseHead { status: 200, headers, load: 3 }),
+            Frame::ResponseHead(ResponseHead { status: 200, headers, load: 3, whole: true }),
             Frame::Data(Bytes::from_static(b"hello")),
             Frame::Data(Bytes::from(vec![7; MAX_COPIED + 1])),
             Frame::Trailers(trailers),
