@@ -30,7 +30,9 @@ pub(crate) fn node_project(from: &str, to: &Path) -> Result<(), String> {
 
 /// Packages from PyPI in a virtual environment of their own: its Python.
 pub(crate) fn python_packages(packages: &[&str], to: &Path) -> Result<PathBuf, String> {
-    let python = program("python3").ok_or("python3 is not installed")?;
+    // Machines run as nobody, who may not read a Python of somebody's own.
+    let system = Some(PathBuf::from("/usr/bin/python3")).filter(|python| python.exists());
+    let python = system.or_else(|| program("python3")).ok_or("python3 is not installed")?;
     let ran = run(Command::new(python).args(["-m", "venv"]).arg(to), PATIENCE);
     if !ran.status.success() {
         return Err(format!("python3 -m venv: {}{}", ran.stdout, ran.stderr));

@@ -6,6 +6,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod grpc;
 mod install;
 mod s01_curl;
 mod s02_h2;
