@@ -8,6 +8,7 @@ use std::time::Instant;
 use http::{Method, Uri};
 use skein_cluster::clock;
 use skein_core::attr;
+use skein_core::code::ErrorCode;
 use skein_core::{AppName, MachineId, NodeNumber};
 
 use crate::connection::Connection;
@@ -32,6 +33,8 @@ pub(crate) struct Access {
     pub(crate) code: Option<&'static str>,
     pub(crate) machine: Option<(MachineId, NodeNumber)>,
     pub(crate) attempts: u32,
+    /// How the last attempt failed that did.
+    pub(crate) last: Option<ErrorCode>,
     pub(crate) replays: u32,
     pub(crate) sent: u64,
     /// Whether the response was sent to its end.
@@ -76,6 +79,7 @@ impl Drop for Access {
                     machine = self.machine.map(|(machine, _)| tracing::field::display(machine)),
                     node = self.machine.map(|(_, node)| node.0),
                     attempts = self.attempts,
+                    last = self.last.map(ErrorCode::as_str),
                     replays = self.replays,
                     bytes = self.sent,
                     complete = self.complete,

@@ -36,6 +36,15 @@ pub(crate) enum Reply {
     Https(String),
 }
 
+/// What was tried before the proxy gave up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tried {
+    /// Times a Machine was asked.
+    pub(crate) attempts: u32,
+    /// How the last of them failed.
+    pub(crate) last: ErrorCode,
+}
+
 impl Reply {
     pub(crate) fn status(&self) -> StatusCode {
         match self {
@@ -100,25 +109,30 @@ impl Reply {
         version: Version,
         server: &HeaderValue,
         request_id: &str,
+        tried: Option<Tried>,
     ) -> Response<Bytes> {
         let status = self.status();
         let code = self.code();
         let help = self.help();
-        let body = match code {
-            None => format!("{help}\n"),
-            Some(code) if wants_json(asked) => {
-                let json = serde_json::json!({
+        let json = code.is_some() && wants_json(asked);
+        let body = match (code, tried) {
+            (None, _) => format!("{help}\n"),
+            (Some(code), _) if json => {
+                let mut json = serde_json::json!({
                     "error": code, "status": status.as_u16(), "message": help, "request_id": request_id,
                 });
+                if let Some(Tried { attempts, last }) = tried {
+                    json["tried"] = attempts.into();
+                    json["last"] = last.as_str().into();
+                }
                 format!("{json}\n")
             }
-            Some(code) => format!("{code}: {help} (request {request_id})\n"),
+            (Some(code), None) => format!("{code}: {help} (request {request_id})\n"),
+            (Some(code), Some(Tried { attempts, last })) => {
+                format!("{code}: {help} (tried={attempts}; last={last}; request {request_id})\n")
+            }
         };
-        let kind = if code.is_some() && wants_json(asked) {
-            "application/json"
-        } else {
-            "text/plain; charset=utf-8"
-        };
+        let kind = if json { "application/json" } else { "text/plain; charset=utf-8" };
         let mut response = Response::new(Bytes::from(body));
         *response.status_mut() = status;
         let map = response.headers_mut();
@@ -170,7 +184,9 @@ mod tests {
         if let Some(accept) = accept {
             asked.insert(ACCEPT, HeaderValue::from_static(accept));
         }
-        reply.response(&asked, Version::HTTP_11, &HeaderValue::from_static("Skein/1"), "id-iad")
+        let tried = matches!(reply, Reply::Code(ErrorCode::PR03, _));
+        let tried = tried.then_some(Tried { attempts: 3, last: ErrorCode::PC01 });
+        reply.response(&asked, Version::HTTP_11, &HeaderValue::from_static("Skein/1"), "id-iad", tried)
     }
 
     /// SPEC HTTP-13.
@@ -184,6 +200,18 @@ mod tests {
         let text = std::str::from_utf8(answer.body()).unwrap();
         assert!(text.starts_with("PR01: ") && text.ends_with("(request id-iad)\n"), "{text}");
         assert_eq!(text.lines().count(), 1);
+    }
+
+    #[test]
+    fn http_13_an_error_after_attempts_says_how_many_and_how_the_last_one_failed() {
+        let reply = Reply::Code(ErrorCode::PR03, None);
+        let text = response(&reply, None).into_body();
+        assert!(text.ends_with(b" (tried=3; last=PC01; request id-iad)\n"), "{text:?}");
+        let json = response(&reply, Some("application/json")).into_body();
+        let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        assert_eq!((json["tried"].as_u64(), json["last"].as_str()), (Some(3), Some("PC01")));
+        let json = response(&Reply::BadHost, Some("application/json")).into_body();
+        assert!(serde_json::from_slice::<serde_json::Value>(&json).unwrap().get("tried").is_none());
     }
 
     #[test]

@@ -30,7 +30,7 @@ use crate::connection::{Connection, Ends};
 use crate::core::Core;
 use crate::encode;
 use crate::hosts;
-use crate::reply::Reply;
+use crate::reply::{Reply, Tried};
 use crate::trace::Trace;
 
 /// Bytes of a refused request that are read, so that the client reads the answer before it finds the
@@ -59,6 +59,7 @@ pub(crate) async fn handle(connection: &Arc<Connection>, request: Request<Incomi
         code: None,
         machine: None,
         attempts: 0,
+        last: None,
         replays: 0,
         sent: 0,
         complete: false,
@@ -253,6 +254,7 @@ async fn proxy<'s>(
             Outcome::Answered(answered) => answered,
             Outcome::Failed(failed) => {
                 drop(in_flight);
+                access.last = Some(failed.failure.code());
                 after_failure(&mut route, exchange, &failed, machine, now)?;
                 core.metrics.retries.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 continue;
@@ -381,7 +383,8 @@ fn own(
 ) -> Response<ClientBody> {
     access.status = Some(reply.status().as_u16());
     access.code = reply.code();
-    let response = reply.response(asked, version, &core.server, &access.request_id);
+    let tried = access.last.map(|last| Tried { attempts: access.attempts, last });
+    let response = reply.response(asked, version, &core.server, &access.request_id, tried);
     let (mut head, body): (_, Bytes) = response.into_parts();
     say_if_last(&access.connection, version, &mut head.headers);
     let promised = Some(body.len() as u64);

@@ -29,6 +29,17 @@ pub enum Failure {
     },
 }
 
+impl Failure {
+    /// The code of it, when it is the request's last word.
+    pub fn code(self) -> ErrorCode {
+        match self {
+            Self::Refused(reason) => refusal_code(reason),
+            Self::Unreachable => ErrorCode::PM02,
+            Self::Broken { code, .. } => code,
+        }
+    }
+}
+
 /// What to do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
@@ -56,11 +67,7 @@ pub struct Attempted {
 /// Decides after a failure. A request that may have reached the app is retried only if its method
 /// is idempotent; one whose body can't be sent again is not retried.
 pub fn after_failure(failure: Failure, so_far: Attempted) -> Next {
-    let code = match failure {
-        Failure::Refused(reason) => refusal_code(reason),
-        Failure::Unreachable => ErrorCode::PM02,
-        Failure::Broken { code, .. } => code,
-    };
+    let code = failure.code();
     let reached = matches!(failure, Failure::Broken { reached_app: true, .. });
     if so_far.left.is_zero()
         || !so_far.replayable

@@ -48,12 +48,9 @@ fn code(error: &std::io::Error) -> ErrorCode {
     #[expect(clippy::wildcard_enum_match_arm, reason = "io::ErrorKind is open")]
     match error.kind() {
         ErrorKind::ConnectionRefused => ErrorCode::PC01,
-        ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted => ErrorCode::PC02,
-        ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable | ErrorKind::AddrNotAvailable => {
-            ErrorCode::PC03
-        }
+        ErrorKind::ConnectionReset => ErrorCode::PC03,
+        ErrorKind::ConnectionAborted => ErrorCode::PC04,
         ErrorKind::TimedOut => ErrorCode::PC05,
-        ErrorKind::UnexpectedEof => ErrorCode::PC08,
-        _ => ErrorCode::PC07,
+        _ => ErrorCode::PC06,
     }
 }

@@ -1,14 +1,12 @@
 //! Machines that do not speak as they should: their clients get a clear answer, and nobody else notices
 //! (SPEC HTTP-8, HTTP-10, HTTP-13).
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use http::Request;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use crate::backend::{Body, Got, Server, get, read_head, request, try_send};
+use crate::backend::{Server, get, read_head, request, send, try_send};
 use crate::world::{HTTP, World, eventually};
 
 /// What the client gets.
@@ -165,14 +163,12 @@ fn cases() -> Vec<Case> {
     ]
 }
 
-async fn ask(edge: SocketAddr, asked: Request<Body>) -> Result<Got, hyper::Error> {
-    tokio::time::timeout(Duration::from_secs(30), try_send(edge, asked)).await.expect("no answer")
-}
-
 #[tokio::test]
 async fn http_10_a_machine_that_breaks_the_protocol_harms_its_own_request_and_no_other() {
     for at in [0, 1] {
-        for Case { name, says, stays, gets } in cases() {
+        let mut world = World::new(&["iad", "lhr"]);
+        let edge = world.shared(0, 80).await;
+        for (number, Case { name, says, stays, gets }) in cases().into_iter().enumerate() {
             let server = Server::bytes(move |mut stream, count| {
                 let says = says.clone();
                 Box::pin(async move {
@@ -188,13 +184,17 @@ async fn http_10_a_machine_that_breaks_the_protocol_harms_its_own_request_and_no
                 })
             })
             .await;
-            let mut world = World::new(&["iad", "lhr"]);
-            let app = world.app("hello");
+            let host = format!("app-{number}.localhost");
+            let app = world.app(host.trim_end_matches(".localhost"));
             let machine = world.machine(at, app, server.address, HTTP);
             world.publish();
-            let edge = world.shared(0, 80).await;
-            let got = ask(edge, request("GET", "/", "")).await;
-            match (gets, &got) {
+            let ask = || {
+                let mut asked = request("GET", "/", "");
+                asked.headers_mut().insert("host", host.parse().unwrap());
+                asked
+            };
+            let got = tokio::time::timeout(Duration::from_secs(30), try_send(edge, ask())).await;
+            match (gets, got.unwrap_or_else(|_| panic!("{name} on node {at}: no answer"))) {
                 (Code(code), Ok(got)) => {
                     assert_eq!(
                         (got.status, got.header("skein-error")),
@@ -212,7 +212,7 @@ async fn http_10_a_machine_that_breaks_the_protocol_harms_its_own_request_and_no
                 (gets, got) => panic!("{name} on node {at}: {gets:?}, and it got {got:?}"),
             }
             eventually("the slot is free", || world.in_flight(machine) == 0).await;
-            let next = get(edge, "/").await;
+            let next = send(edge, ask()).await;
             assert_eq!((next.status, next.text()), (200, "good"), "{name} on node {at}: the next request");
             assert_eq!(server.connections(), 2, "{name} on node {at}: the connection is used again");
         }

@@ -5,6 +5,7 @@
 mod backend;
 mod compression;
 mod drain;
+mod errors;
 mod failures;
 mod frames;
 mod grpc;
@@ -14,6 +15,7 @@ mod machines;
 mod pool;
 mod raw;
 mod replays;
+mod retries;
 mod slow;
 mod streaming;
 mod strict;
