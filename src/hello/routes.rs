@@ -21,7 +21,7 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// The longest `/slow`, in milliseconds.
 const MAX_SLOW_MS: u64 = 600_000;
 /// The largest `/bytes`.
-const MAX_BYTES: u64 = 1 << 34;
+const MAX_BYTES: u64 = 1 << 40;
 
 /// What becomes of a request.
 pub(super) enum Answer {
@@ -152,7 +152,7 @@ fn status(code: &str) -> Response<HelloBody> {
 fn bytes(count: &str) -> Response<HelloBody> {
     match count.parse::<u64>() {
         Ok(left) if left <= MAX_BYTES => respond(StatusCode::OK, PLAIN, HelloBody::Text { left }),
-        Ok(_) | Err(_) => text(StatusCode::BAD_REQUEST, "a number of bytes up to 16 GiB is needed\n"),
+        Ok(_) | Err(_) => text(StatusCode::BAD_REQUEST, "a number of bytes up to 1 TiB is needed\n"),
     }
 }
 
