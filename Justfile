@@ -41,6 +41,12 @@ test *args:
 acceptance *args:
     just test --test acceptance "$@"
 
+# The long checks (tests/soak), so many times longer than in CI, with their figures.
+soak scale="20" *args:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    SKEIN_SCALE="$1" cargo test --release --locked --test soak -- --nocapture --test-threads 1 "${@:2}"
+
 # A cluster of N regions in the foreground; Ctrl-C ends it.
 testbed regions="iad,lhr,nrt" *args:
     cargo run --locked -- up --regions "$@"

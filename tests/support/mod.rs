@@ -37,7 +37,7 @@ pub(crate) fn eventually<T, E: Debug>(
 }
 
 #[expect(clippy::disallowed_methods, reason = "the tests' own switches")]
-fn env(name: &str) -> Option<String> {
+pub(crate) fn env(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 

@@ -127,6 +127,31 @@ fn stat(pid: u32) -> Option<(char, u32)> {
     Some((rest.next()?.chars().next()?, rest.next()?.parse().ok()?))
 }
 
+/// Resident memory of a process, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Memory {
+    pub(crate) resident: u64,
+    /// The most since its start, or since [`forget_peak`].
+    pub(crate) peak: u64,
+}
+
+/// What a process has in memory.
+#[track_caller]
+pub(crate) fn memory(pid: u32) -> Memory {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process lives");
+    let bytes = |name: &str| {
+        let mut words = status.lines().find_map(|line| line.strip_prefix(name))?.split_ascii_whitespace();
+        words.next()?.parse::<u64>().ok().map(|kib| kib << 10)
+    };
+    let of = |name: &str| bytes(name).unwrap_or_else(|| panic!("no {name} in {status}"));
+    Memory { resident: of("VmRSS:"), peak: of("VmHWM:") }
+}
+
+/// Lets the peak of a process begin with what it has in memory now (`proc_pid_clear_refs(5)`).
+pub(crate) fn forget_peak(pid: u32) -> std::io::Result<()> {
+    std::fs::write(format!("/proc/{pid}/clear_refs"), "5")
+}
+
 /// Living processes whose environment has this variable with this value.
 pub(crate) fn with_env(name: &str, value: &str) -> Vec<u32> {
     let wanted = format!("{name}={value}");
