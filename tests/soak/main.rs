@@ -7,6 +7,9 @@
 mod support;
 
 mod bulk;
+mod connection;
+mod load;
+mod rolling;
 
 /// How much longer than in CI: 1 when nothing is said.
 fn scale() -> f64 {

@@ -1,0 +1,268 @@
+//! A load that waits for nothing: requests come at a fixed rate, whatever became of those before, over
+//! kept connections and new ones, as from many clients behind an anycast front. An edge that the front
+//! has withdrawn gets no new connection; those that it has are used until it closes them.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use crate::connection::{Broken, Connection};
+use crate::support::{SOON, eventually, now};
+
+/// Requests that may wait at once; a further one has failed.
+const WAITING: usize = 400;
+/// By then a request has its answer, or it has failed.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Seldom used connections of each edge: between two requests of one, a drain may find it quiet.
+const SELDOM: usize = 6;
+
+/// What a request travels on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// A connection of its own.
+    Own,
+    /// One that is busy.
+    Busy,
+    /// One that waits for seconds between requests.
+    Seldom,
+}
+
+impl Way {
+    fn of(number: u64) -> Self {
+        match number % 50 {
+            1 => Self::Seldom,
+            rest if rest % 5 == 0 => Self::Own,
+            _ => Self::Busy,
+        }
+    }
+}
+
+/// What became of the requests.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) answered: u64,
+    /// Connections that were opened.
+    pub(crate) opened: u64,
+    /// Connections that ended by `Connection: close` in a response.
+    pub(crate) told: u64,
+    /// Kept connections that were found closed before a request was put on them.
+    pub(crate) found_closed: u64,
+    /// Requests that were sent again, as a browser does it (RFC 9112 section 9.3.1): the edge had
+    /// closed the kept connection in order, and no byte of a response had come.
+    pub(crate) again: u64,
+    /// When, and why.
+    pub(crate) failed: Vec<String>,
+    /// From when a request was due to the end of its response, in milliseconds.
+    pub(crate) took: Vec<f64>,
+}
+
+impl Tally {
+    /// The time that this share of the requests stayed below, in milliseconds.
+    pub(crate) fn quantile(&self, share: f64) -> f64 {
+        let mut sorted = self.took.clone();
+        sorted.sort_by(f64::total_cmp);
+        let index = ((sorted.len() as f64 * share) as usize).min(sorted.len().saturating_sub(1));
+        sorted.get(index).copied().unwrap_or_default()
+    }
+}
+
+struct Edge {
+    address: SocketAddr,
+    announced: AtomicBool,
+    /// Connections that are being opened.
+    opening: AtomicUsize,
+    busy: Mutex<VecDeque<Connection>>,
+    seldom: Mutex<VecDeque<Connection>>,
+}
+
+impl Edge {
+    fn kept(&self, way: Way) -> Option<&Mutex<VecDeque<Connection>>> {
+        match way {
+            Way::Own => None,
+            Way::Busy => Some(&self.busy),
+            Way::Seldom => Some(&self.seldom),
+        }
+    }
+
+    fn is_announced(&self) -> bool {
+        self.announced.load(Ordering::SeqCst)
+    }
+}
+
+struct Front {
+    edges: Vec<Edge>,
+    tally: Mutex<Tally>,
+    /// What happens meanwhile, for failures.
+    phase: Mutex<String>,
+    began: Instant,
+}
+
+/// A running load.
+pub(crate) struct Load {
+    front: Arc<Front>,
+    stop: CancellationToken,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl Load {
+    /// Sends so many requests a second to these edges, until [`Self::stop`].
+    pub(crate) fn start(edges: &[SocketAddr], rate: f64) -> Self {
+        let edge = |address: &SocketAddr| Edge {
+            address: *address,
+            announced: true.into(),
+            opening: 0.into(),
+            busy: Mutex::default(),
+            seldom: Mutex::default(),
+        };
+        let front = Arc::new(Front {
+            edges: edges.iter().map(edge).collect(),
+            tally: Mutex::default(),
+            phase: Mutex::default(),
+            began: now(),
+        });
+        let stop = CancellationToken::new();
+        let (shared, stopped) = (Arc::clone(&front), stop.clone());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let thread = std::thread::spawn(move || runtime.block_on(arrive(shared, rate, stopped)));
+        Self { front, stop, thread }
+    }
+
+    /// Says what happens from now on.
+    pub(crate) fn phase(&self, what: String) {
+        *self.front.phase.lock().unwrap() = what;
+    }
+
+    /// Lets no client open a connection to an edge; returns when nobody is about to.
+    pub(crate) fn withdraw(&self, edge: usize) {
+        let edge = &self.front.edges[edge];
+        edge.announced.store(false, Ordering::SeqCst);
+        eventually("connections are open", SOON, || match edge.opening.load(Ordering::SeqCst) {
+            0 => Ok(()),
+            opening => Err(opening),
+        });
+    }
+
+    /// Lets clients open connections to an edge again.
+    pub(crate) fn announce(&self, edge: usize) {
+        self.front.edges[edge].announced.store(true, Ordering::SeqCst);
+    }
+
+    /// Requests that have failed so far.
+    pub(crate) fn failed(&self) -> usize {
+        self.front.tally.lock().unwrap().failed.len()
+    }
+
+    /// Waits for the requests under way; what became of all.
+    pub(crate) fn stop(self) -> Tally {
+        self.stop.cancel();
+        self.thread.join().expect("the load ran to its end");
+        std::mem::take(&mut *self.front.tally.lock().unwrap())
+    }
+}
+
+async fn arrive(front: Arc<Front>, rate: f64, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(Duration::from_secs_f64(1.0 / rate));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    let mut requests = JoinSet::new();
+    for number in 0.. {
+        let due = tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            due = ticks.tick() => due,
+        };
+        while requests.try_join_next().is_some() {}
+        if requests.len() >= WAITING {
+            front.fail(number, format!("{WAITING} requests wait already"));
+            continue;
+        }
+        let front = Arc::clone(&front);
+        requests.spawn(async move {
+            match tokio::time::timeout(PATIENCE, front.request(number)).await {
+                Ok(Ok(())) => {
+                    let took = due.elapsed().as_secs_f64() * 1e3;
+                    let mut tally = front.tally.lock().unwrap();
+                    tally.answered += 1;
+                    tally.took.push(took);
+                }
+                Ok(Err(why)) => front.fail(number, why),
+                Err(_) => front.fail(number, format!("no answer within {PATIENCE:?}")),
+            }
+        });
+    }
+    while requests.join_next().await.is_some() {}
+}
+
+impl Front {
+    fn fail(&self, number: u64, why: String) {
+        let at = now().saturating_duration_since(self.began).as_secs_f64();
+        let phase = self.phase.lock().unwrap().clone();
+        self.tally.lock().unwrap().failed.push(format!("{at:.3} s, request {number}, {phase}: {why}"));
+    }
+
+    /// Brings one request to its end.
+    async fn request(&self, number: u64) -> Result<(), String> {
+        let (way, home) = (Way::of(number), (number / 5) as usize);
+        loop {
+            let (edge, mut connection, reused) = self.connection(way, home).await?;
+            let at = edge.address;
+            match connection.get(number).await {
+                Ok(last) => {
+                    if last {
+                        self.tally.lock().unwrap().told += 1;
+                    } else if let Some(kept) = edge.kept(way) {
+                        kept.lock().unwrap().push_back(connection);
+                    }
+                    return Ok(());
+                }
+                Err(Broken::Closed) if reused => self.tally.lock().unwrap().again += 1,
+                Err(broken) => {
+                    let which = if reused { "a kept" } else { "a new" };
+                    return Err(format!("{which} connection to {at}: {broken:?}"));
+                }
+            }
+        }
+    }
+
+    /// A connection, and whether it carried requests before.
+    async fn connection(&self, way: Way, home: usize) -> Result<(&Edge, Connection, bool), String> {
+        for turn in 0..self.edges.len() {
+            let edge = &self.edges[(home + turn) % self.edges.len()];
+            if let Some(connection) = self.take(edge, way)? {
+                return Ok((edge, connection, true));
+            }
+            if edge.is_announced() {
+                edge.opening.fetch_add(1, Ordering::SeqCst);
+                let opened = Connection::open(edge.address).await;
+                edge.opening.fetch_sub(1, Ordering::SeqCst);
+                let opened = opened.map_err(|error| format!("no connection to {}: {error}", edge.address))?;
+                self.tally.lock().unwrap().opened += 1;
+                return Ok((edge, opened, false));
+            }
+        }
+        Err("no edge is announced".to_owned())
+    }
+
+    /// A kept connection that is open still.
+    fn take(&self, edge: &Edge, way: Way) -> Result<Option<Connection>, String> {
+        let Some(kept) = edge.kept(way) else { return Ok(None) };
+        loop {
+            let mut kept = kept.lock().unwrap();
+            if way == Way::Seldom && edge.is_announced() && kept.len() < SELDOM {
+                return Ok(None);
+            }
+            let Some(connection) = kept.pop_front() else { return Ok(None) };
+            drop(kept);
+            match connection.look() {
+                Ok(true) => return Ok(Some(connection)),
+                Ok(false) => self.tally.lock().unwrap().found_closed += 1,
+                Err(broken) => return Err(format!("a kept connection to {}: {broken:?}", edge.address)),
+            }
+        }
+    }
+}
