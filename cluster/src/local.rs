@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -13,6 +14,7 @@ use imbl::OrdMap;
 use skein_core::load::Slots;
 use skein_core::machine::{MachineConfig, MachineState};
 use skein_core::{AppId, MachineId};
+use tokio::sync::Notify;
 
 /// Where a Machine's process is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,30 +59,53 @@ pub struct LocalMachine {
     pub slots: Vec<Arc<Slots>>,
 }
 
+type Machines = OrdMap<MachineId, Arc<LocalMachine>>;
+
 /// Loads the Machines of this node.
 #[derive(Debug, Clone)]
-pub struct LocalReader(Arc<ArcSwap<OrdMap<MachineId, Arc<LocalMachine>>>>);
+pub struct LocalReader(Arc<Published>);
 
 /// Publishes the Machines of this node; there is one per node.
 #[derive(Debug)]
-pub struct LocalPublisher(Arc<ArcSwap<OrdMap<MachineId, Arc<LocalMachine>>>>);
+pub struct LocalPublisher(Arc<Published>);
+
+#[derive(Debug, Default)]
+struct Published {
+    machines: ArcSwap<Machines>,
+    changed: Notify,
+}
 
 /// A publisher of no Machines and its reader.
 pub fn channel() -> (LocalPublisher, LocalReader) {
-    let current = Arc::new(ArcSwap::from_pointee(OrdMap::new()));
+    let current = Arc::new(Published::default());
     (LocalPublisher(Arc::clone(&current)), LocalReader(current))
 }
 
 impl LocalPublisher {
     /// Replaces the Machines for all later loads.
-    pub fn publish(&self, machines: OrdMap<MachineId, Arc<LocalMachine>>) {
-        self.0.store(Arc::new(machines));
+    pub fn publish(&self, machines: Machines) {
+        self.0.machines.store(Arc::new(machines));
+        self.0.changed.notify_waiters();
     }
 }
 
 impl LocalReader {
     /// The Machines now.
-    pub fn load(&self) -> Arc<OrdMap<MachineId, Arc<LocalMachine>>> {
-        self.0.load_full()
+    pub fn load(&self) -> Arc<Machines> {
+        self.0.machines.load_full()
+    }
+
+    /// Waits until a Machine is not started any more: it stops, is suspended, or is gone.
+    pub async fn leaves(&self, id: MachineId) {
+        loop {
+            let mut changed = pin!(self.0.changed.notified());
+            // From here on a change is noticed, also one before the first poll.
+            changed.as_mut().enable();
+            let stays = |machine: &Arc<LocalMachine>| machine.state == MachineState::Started;
+            if !self.load().get(&id).is_some_and(stays) {
+                return;
+            }
+            changed.await;
+        }
     }
 }

@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderName, SERVER, TE, VIA};
+use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderName, SERVER, TE, UPGRADE, VIA};
 use http::{HeaderMap, HeaderValue, Version};
 use serde_json::Value;
 
@@ -208,6 +208,29 @@ fn add(headers: &mut HeaderMap, name: &HeaderName, text: &str) {
     if let Ok(value) = HeaderValue::from_str(text) {
         headers.append(name, value);
     }
+}
+
+/// The protocol that a request wants to change to, if it is one that may cross: never a version of
+/// HTTP, whose requests nobody here would see (RFC 9110 section 7.8).
+pub fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
+    let mut wanted = headers.get_all(UPGRADE).iter();
+    let (Some(protocol), None) = (wanted.next(), wanted.next()) else { return None };
+    let tokens = |value: &HeaderValue| value.to_str().unwrap_or_default().to_ascii_lowercase();
+    let asked = headers
+        .get_all(CONNECTION)
+        .iter()
+        .map(tokens)
+        .any(|value| value.split(',').any(|token| token.trim() == "upgrade"));
+    let names = tokens(protocol);
+    let mut names = names.split(',').map(|name| name.trim());
+    let crosses = names.all(|name| !name.is_empty() && !name.starts_with("h2") && !name.starts_with("http"));
+    (asked && crosses).then(|| protocol.clone())
+}
+
+/// Says what protocol is wanted, or is spoken from here on.
+pub fn set_upgrade(headers: &mut HeaderMap, protocol: HeaderValue) {
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(UPGRADE, protocol);
 }
 
 /// Whether the sender of a request takes trailers (RFC 9110 section 10.1.4).
@@ -446,6 +469,27 @@ mod tests {
         ]);
         clean_trailers(&mut trailers);
         assert_eq!(trailers, map(&[("grpc-status", "0"), ("x-sum", "1")]));
+    }
+
+    #[test]
+    fn http_4_an_upgrade_is_wanted_by_two_headers_and_never_to_http() {
+        let wanted = |pairs: &[(&'static str, &'static str)]| {
+            upgrade(&map(pairs)).map(|value| value.to_str().unwrap().to_owned())
+        };
+        assert_eq!(wanted(&[("connection", "Upgrade"), ("upgrade", "websocket")]).unwrap(), "websocket");
+        let mixed = [("connection", "keep-alive"), ("connection", "x, upgrade"), ("upgrade", "TCP")];
+        assert_eq!(wanted(&mixed).unwrap(), "TCP");
+        for none in [
+            &[("upgrade", "websocket")][..],
+            &[("connection", "upgrade")],
+            &[("connection", "upgrade"), ("upgrade", "h2c")],
+            &[("connection", "upgrade"), ("upgrade", "websocket, h2c")],
+            &[("connection", "upgrade"), ("upgrade", "HTTP/2.0")],
+            &[("connection", "upgrade"), ("upgrade", "a"), ("upgrade", "b")],
+            &[("connection", "upgrade"), ("upgrade", "")],
+        ] {
+            assert_eq!(wanted(none), None, "{none:?}");
+        }
     }
 
     /// SPEC HTTP-3.

@@ -36,6 +36,7 @@ pub mod sixpn;
 pub mod snapshot;
 pub mod strict;
 pub mod suspicion;
+pub mod websocket;
 pub mod wire;
 
 pub use id::{
