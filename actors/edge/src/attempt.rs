@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use http::header::TRANSFER_ENCODING;
 use http::{HeaderMap, Method, Request, StatusCode, Uri, response};
-use skein_cluster::backhaul::{FrameSender, OpenError, StreamError};
+use hyper::upgrade::OnUpgrade;
+use skein_cluster::backhaul::{FrameReceiver, FrameSender, OpenError, StreamError};
 use skein_cluster::clock;
 use skein_core::code::ErrorCode;
 use skein_core::headers::TRACEPARENT;
@@ -22,6 +23,7 @@ use crate::connection::Ends;
 use crate::core::Core;
 use crate::frames::{FrameBody, PumpError, pump};
 use crate::trace::Trace;
+use crate::tunnel::Far;
 use crate::worker::Seat;
 
 /// A request that is to be answered, as the Machine will see it.
@@ -34,6 +36,8 @@ pub(crate) struct Exchange {
     /// For the Machine; `traceparent` is set per attempt.
     pub(crate) headers: HeaderMap,
     pub(crate) body: Option<KeptBody>,
+    /// The client's connection, when the request asks to change its protocol.
+    pub(crate) upgrade: Option<OnUpgrade>,
     /// Whether the client waits for 100 before it sends the body.
     pub(crate) expects: bool,
     pub(crate) request_id: Arc<str>,
@@ -149,12 +153,18 @@ impl Exchange {
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = self.target.clone();
         *request.headers_mut() = self.headers(Some(&span));
+        let machine = seat.machine();
         match seat.send(request, core.worker.tasks()).await {
             Ok((response, load)) => {
-                let (head, body) = response.into_parts();
+                let (mut head, body) = response.into_parts();
                 note_status(&span, head.status);
                 let held = Held { in_flight: None, _upload: None, _trace: Some(span) };
-                let answer = Answer::Machine(Box::new(body));
+                let upgrade = self.upgrade.as_ref().and_then(|_| head.extensions.remove::<OnUpgrade>());
+                let body = Box::new(body);
+                let answer = match upgrade {
+                    Some(upgrade) => Answer::Upgraded(Box::new(Far::Here { machine, body, upgrade })),
+                    None => Answer::Machine(body),
+                };
                 Outcome::Answered(Box::new(Answered { head, answer, load, held }))
             }
             Err(failure) => {
@@ -194,7 +204,8 @@ impl Exchange {
         let head =
             RequestHead { method: self.method.as_str().to_owned(), target: self.target.to_string(), headers };
         let reader = self.reader();
-        let last = reader.is_none().then_some(Frame::Trailers(Vec::new()));
+        let whole = reader.is_none() && self.upgrade.is_none();
+        let last = whole.then_some(Frame::Trailers(Vec::new()));
         let sent = [Frame::RequestHead(head)].into_iter().chain(last);
 
         let silent = async {
@@ -218,8 +229,13 @@ impl Exchange {
             }
         };
         let (mut sender, mut receiver) = stream.split();
+        let mut waiting = None;
         let upload = match reader {
             Some(reader) => Some(Stopper(core.worker.tasks().spawn(upload(reader, sender)))),
+            None if self.upgrade.is_some() => {
+                waiting = Some(sender);
+                None
+            }
             None => {
                 // The message is whole; a stream that is gone already shows when reading.
                 let _gone = sender.finish();
@@ -256,9 +272,15 @@ impl Exchange {
                     let Some(parts) = parts(head) else { return Failed::broken(ErrorCode::PU01, true) };
                     note_status(&span, parts.status);
                     let held = Held { in_flight: None, _upload: upload, _trace: Some(span) };
-                    let answer = match whole {
-                        true => Answer::Own(None),
-                        false => Answer::Frames(Box::new(FrameBody::new(receiver))),
+                    let answer = match waiting.take() {
+                        Some(sender) if parts.status == StatusCode::SWITCHING_PROTOCOLS => {
+                            match upgraded(receiver, sender).await {
+                                Some(far) => Answer::Upgraded(Box::new(far)),
+                                None => return Failed::broken(ErrorCode::PM02, true),
+                            }
+                        }
+                        _ if whole => Answer::Own(None),
+                        _ => Answer::Frames(Box::new(FrameBody::new(receiver))),
                     };
                     return Outcome::Answered(Box::new(Answered { head: parts, answer, load, held }));
                 }
@@ -308,6 +330,15 @@ impl Exchange {
             traceparent,
         }
     }
+}
+
+/// Agrees with the worker that raw bytes follow.
+async fn upgraded(mut receiver: FrameReceiver, mut sender: FrameSender) -> Option<Far> {
+    if !matches!(receiver.next().await, Ok(Some(Frame::Upgraded))) {
+        return None;
+    }
+    sender.send(Frame::Upgraded).await.ok()?;
+    Some(Far::There { receiver, sender })
 }
 
 async fn upload(reader: KeptReader, mut sender: FrameSender) {

@@ -14,6 +14,7 @@ use crate::body::BodyError;
 use crate::encode::Encoded;
 use crate::frames::FrameBody;
 use crate::trace::Trace;
+use crate::tunnel::Far;
 use crate::worker::MachineBody;
 
 /// Where a response's body comes from.
@@ -27,6 +28,8 @@ pub(crate) enum Answer {
     Frames(Box<FrameBody>),
     /// One of those, compressed.
     Encoded(Box<Encoded>),
+    /// None: the connection is upgraded.
+    Upgraded(Box<Far>),
 }
 
 impl Answer {
@@ -39,6 +42,7 @@ impl Answer {
             Self::Machine(body) => Pin::new(body.as_mut()).poll_frame(cx),
             Self::Frames(body) => Pin::new(body.as_mut()).poll_frame(cx),
             Self::Encoded(body) => body.poll_frame(cx),
+            Self::Upgraded(_) => Poll::Ready(None),
         }
     }
 
@@ -48,6 +52,7 @@ impl Answer {
             Self::Machine(body) => body.is_end_stream(),
             Self::Frames(body) => body.is_end_stream(),
             Self::Encoded(body) => body.is_end_stream(),
+            Self::Upgraded(_) => true,
         }
     }
 }
@@ -79,13 +84,19 @@ pub(crate) struct ClientBody {
     answer: Answer,
     /// Bytes that the head promises.
     promised: Option<u64>,
-    access: Box<Access>,
+    /// `None` for the head of an upgraded connection, which goes on.
+    access: Option<Box<Access>>,
     _held: Held,
 }
 
 impl ClientBody {
     pub(crate) fn new(answer: Answer, promised: Option<u64>, access: Box<Access>, held: Held) -> Self {
-        Self { answer, promised, access, _held: held }
+        Self { answer, promised, access: Some(access), _held: held }
+    }
+
+    /// Nothing, and nothing ends with it.
+    pub(crate) fn empty() -> Self {
+        Self { answer: Answer::Own(None), promised: None, access: None, _held: Held::default() }
     }
 }
 
@@ -99,18 +110,19 @@ impl Body for ClientBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         let mut frame = ready!(this.answer.poll_frame(cx));
+        let Some(access) = &mut this.access else { return Poll::Ready(frame) };
         match &mut frame {
             Some(Ok(frame)) => match (frame.data_ref().map(Bytes::len), frame.trailers_mut()) {
-                (Some(data), _) => this.access.sent += data as u64,
+                (Some(data), _) => access.sent += data as u64,
                 (None, Some(trailers)) => {
                     clean_trailers(trailers);
                     // Nothing comes after them, and nobody asks.
-                    this.access.complete = true;
+                    access.complete = true;
                 }
                 (None, None) => {}
             },
             Some(Err(_)) => {}
-            None => this.access.complete = true,
+            None => access.complete = true,
         }
         Poll::Ready(frame)
     }
@@ -123,16 +135,18 @@ impl Body for ClientBody {
         match &self.answer {
             Answer::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Answer::Machine(body) => body.size_hint(),
-            Answer::Frames(_) | Answer::Encoded(_) => SizeHint::default(),
+            Answer::Frames(_) | Answer::Encoded(_) | Answer::Upgraded(_) => SizeHint::default(),
         }
     }
 }
 
 impl Drop for ClientBody {
     fn drop(&mut self) {
+        let is_end = self.is_end_stream();
+        let Some(access) = &mut self.access else { return };
         // A body whose promised length was sent is not read further, nor one that no client reads.
-        let all = self.promised.is_some_and(|promised| self.access.sent >= promised);
-        let none = self.access.method == http::Method::HEAD || self.access.status == Some(304);
-        self.access.complete |= all || none || self.is_end_stream();
+        let all = self.promised.is_some_and(|promised| access.sent >= promised);
+        let none = access.method == http::Method::HEAD || access.status == Some(304);
+        access.complete |= all || none || is_end;
     }
 }

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use http::Request;
@@ -24,6 +24,7 @@ use crate::http2::{self, Streams};
 use crate::metrics::AppCounters;
 use crate::request::handle;
 use crate::speech::{self, Speech};
+use crate::tunnel::Tunnel;
 use crate::watch::{Limits, Phase, Watch};
 
 /// What hyper takes without being told; being told makes it allocate for more.
@@ -50,6 +51,8 @@ pub(crate) struct Connection {
     /// Told when an HTTP/2 client that came during a drain got its response.
     pub(crate) last: Notify,
     pub(crate) watch: Watch,
+    /// What goes on once HTTP/1 has ended.
+    tunnel: Mutex<Option<Box<Tunnel>>>,
     /// Made for the first request: most connections that only wait have none.
     origin: OnceLock<Box<Origin>>,
     /// The app of the first request: bytes are counted for it.
@@ -67,6 +70,7 @@ impl Connection {
             passage,
             last: Notify::new(),
             watch: Watch::default(),
+            tunnel: Mutex::default(),
             origin: OnceLock::new(),
             app: OnceLock::new(),
             received: AtomicU64::new(0),
@@ -113,6 +117,15 @@ impl Connection {
         if let Some(app) = self.app.get() {
             app.data(self.received.swap(0, Ordering::Relaxed), self.sent.swap(0, Ordering::Relaxed));
         }
+    }
+
+    /// The connection goes on as a tunnel after this response.
+    pub(crate) fn upgrade(&self, tunnel: Box<Tunnel>) {
+        *self.tunnel.lock().unwrap_or_else(PoisonError::into_inner) = Some(tunnel);
+    }
+
+    fn tunnel(&self) -> Option<Box<Tunnel>> {
+        self.tunnel.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Bytes came, or none are there.
@@ -229,22 +242,36 @@ where
     if config.max_fields != DEFAULT_FIELDS {
         builder.max_headers(config.max_fields);
     }
-    let served = builder.serve_connection(io, service);
+    let served = builder.serve_connection(io, service).with_upgrades();
     let mut served = pin!(served);
+    let came_late = connection.passage.is_last();
     let quiet = connection.passage.era().quiet.cancelled();
     match beside(served.as_mut(), end(connection, stopped, quiet, connection.limits())).await {
-        First::Busy(ended) => return ended,
+        First::Busy(ended) => ended?,
         First::Seldom(End::Now) => return Ok(()),
         First::Seldom(End::Overdue(phase)) => {
             connection.cut_off(phase);
             return Ok(());
         }
-        First::Seldom(End::Quiet) => served.as_mut().graceful_shutdown(),
+        First::Seldom(End::Quiet) => {
+            served.as_mut().graceful_shutdown();
+            match beside(served, forced(connection, stopped)).await {
+                First::Busy(ended) => ended?,
+                First::Seldom(()) => return Ok(()),
+            }
+        }
     }
-    match beside(served, forced(connection, stopped)).await {
-        First::Busy(ended) => ended,
-        First::Seldom(()) => Ok(()),
+    if let Some(tunnel) = connection.tunnel() {
+        let leaving = async {
+            match came_late {
+                // The drain that it came during does not concern it.
+                true => std::future::pending().await,
+                false => connection.passage.era().last.cancelled().await,
+            }
+        };
+        Box::pin(tunnel.run(connection, leaving, forced(connection, stopped))).await;
     }
+    Ok(())
 }
 
 async fn http2<S>(connection: &Arc<Connection>, io: Io<S>, stopped: &CancellationToken) -> hyper::Result<()>

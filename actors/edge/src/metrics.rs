@@ -81,6 +81,8 @@ pub(crate) struct Metrics {
     pub(crate) retries: AtomicU64,
     /// Responses that had begun and did not reach their client whole.
     pub(crate) cut_off: AtomicU64,
+    /// Upgraded and raw connections on which nothing moved for too long.
+    pub(crate) idle: AtomicU64,
     /// Replays that apps asked for.
     pub(crate) replays: AtomicU64,
 }
@@ -194,6 +196,11 @@ impl Metrics {
                 "skein_edge_cut_off_count",
                 "Responses that had begun and did not reach their client whole.",
                 &self.cut_off,
+            ),
+            (
+                "skein_edge_idle_count",
+                "Upgraded and raw connections that their idle_timeout ended.",
+                &self.idle,
             ),
             ("skein_edge_replays_count", "Replays that apps asked for.", &self.replays),
         ] {

@@ -1,6 +1,8 @@
 //! Raw TCP: bytes pass unchanged, both ways, with half-close preserved (SPEC HND-1).
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use skein_cluster::backhaul::{FrameReceiver, FrameSender};
 use skein_cluster::clock;
@@ -9,12 +11,14 @@ use skein_core::balance::{self, Candidate, Constraint};
 use skein_core::load::InFlight;
 use skein_core::snapshot::AppView;
 use skein_core::wire::{Admitted, Frame, Preamble, Protocol, Target};
-use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::connection::Ends;
 use crate::core::{Core, Passage};
+use crate::hosts;
 use crate::metrics::AppCounters;
+use crate::relay::{Manner, Passed, Why, relay};
 
 /// Serves a connection that another node's edge sent.
 pub(crate) async fn serve(
@@ -25,7 +29,7 @@ pub(crate) async fn serve(
     passage: &Passage,
 ) {
     let taken = core.worker.raw(preamble.app, preamble.port, preamble.target, preamble.hops).await;
-    let (machine, permit, mut stream) = match taken {
+    let (machine, permit, stream) = match taken {
         Ok(taken) => taken,
         Err(refused) => {
             if sender.send(Frame::Refused(refused)).await.is_ok() {
@@ -40,33 +44,35 @@ pub(crate) async fn serve(
         return;
     }
     if matches!(receiver.next().await, Ok(Some(Frame::Upgraded))) {
-        let mut edge = tokio::io::join(receiver.into_raw(), sender.into_raw());
-        pass(passage, &mut edge, &mut stream).await;
+        let edge = tokio::io::join(receiver.into_raw(), sender.into_raw());
+        pass(passage, edge, stream, None).await;
     }
 }
 
-/// Passes bytes until both ends are done, or a drain's deadline.
-async fn pass<A, B>(passage: &Passage, one: &mut A, other: &mut B) -> (u64, u64)
-where
-    A: AsyncRead + AsyncWrite + Unpin + ?Sized,
-    B: AsyncRead + AsyncWrite + Unpin + ?Sized,
-{
-    tokio::select! {
-        biased;
-        () = passage.era().forced.cancelled() => (0, 0),
-        passed = copy_bidirectional(one, other) => match passed {
-            Ok(passed) => passed,
-            Err(error) => {
-                tracing::debug!(%error, "raw connection ended");
-                (0, 0)
-            }
-        },
+/// Passes bytes until both ends are done, nothing moved for too long, or a drain's deadline.
+async fn pass(
+    passage: &Passage,
+    client: impl AsyncRead + AsyncWrite,
+    machine: impl AsyncRead + AsyncWrite,
+    idle: Option<Duration>,
+) -> Passed {
+    let manner = Manner { websocket: false, idle };
+    // It has no word for a goodbye: it ends with its Machine, or at the deadline.
+    relay(client, machine, manner, std::future::pending(), passage.era().forced.cancelled()).await
+}
+
+/// Takes note of a connection that has ended.
+fn ended(core: &Core, counters: &AppCounters, ends: Ends, passed: Passed) {
+    counters.data(passed.received, passed.sent);
+    if passed.why == Why::Idle {
+        core.metrics.idle.fetch_add(1, Ordering::Relaxed);
+        tracing::info!(client = %ends.client, public = %ends.public, "a raw connection was idle for too long");
     }
 }
 
 /// Serves a client's connection to an app's raw port: nothing was read from it yet, so every attempt
 /// may be repeated elsewhere.
-pub(crate) async fn connection(core: &Core, ends: Ends, mut client: TcpStream, passage: &Passage) {
+pub(crate) async fn connection(core: &Core, ends: Ends, client: TcpStream, passage: &Passage) {
     let snapshot = core.reader.load();
     let Some(app) =
         snapshot.registry.app_at(ends.public.ip()).and_then(|address| snapshot.apps.get(&address.app))
@@ -75,6 +81,8 @@ pub(crate) async fn connection(core: &Core, ends: Ends, mut client: TcpStream, p
     };
     let counters: Arc<AppCounters> = core.metrics.app(app.app.id);
     counters.connect();
+    let options = hosts::service(app, ends.public.port()).and_then(|(_, port)| port.http_options.as_ref());
+    let idle = options.and_then(|options| options.idle_timeout).map(Duration::from_secs);
     let deadline = clock::now() + core.config.route_timeout;
     let mut constraint = Constraint::default();
     let mut rng = Entropy::default();
@@ -91,17 +99,15 @@ pub(crate) async fn connection(core: &Core, ends: Ends, mut client: TcpStream, p
         let in_flight = machine.estimate.enter();
         if machine.node == core.config.node {
             let target = Target::Machine(machine.record.id);
-            if let Ok((_, _permit, mut upstream)) =
+            if let Ok((_, _permit, upstream)) =
                 core.worker.raw(app.app.id, ends.public.port(), target, 0).await
             {
-                let (received, sent) = pass(passage, &mut client, &mut upstream).await;
-                counters.data(received, sent);
+                ended(core, &counters, ends, pass(passage, client, upstream, idle).await);
                 return;
             }
         } else if let Some((sender, receiver)) = remote(core, app, ends, &pick.candidate, &in_flight).await {
-            let mut upstream = tokio::io::join(receiver.into_raw(), sender.into_raw());
-            let (received, sent) = pass(passage, &mut client, &mut upstream).await;
-            counters.data(received, sent);
+            let upstream = tokio::io::join(receiver.into_raw(), sender.into_raw());
+            ended(core, &counters, ends, pass(passage, client, upstream, idle).await);
             return;
         }
         constraint.exclude.push(machine.record.id);

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version, request};
 use hyper::body::{Body, Incoming};
+use hyper::upgrade::OnUpgrade;
 use skein_cluster::clock;
 use skein_cluster::entropy::Entropy;
 use skein_core::balance::{self, Pick};
@@ -32,6 +33,7 @@ use crate::encode;
 use crate::hosts;
 use crate::reply::{Reply, Tried};
 use crate::trace::Trace;
+use crate::tunnel::Tunnel;
 
 /// Bytes of a refused request that are read, so that the client reads the answer before it finds the
 /// connection closed.
@@ -78,6 +80,21 @@ pub(crate) async fn handle(connection: &Arc<Connection>, request: Request<Incomi
             let none = HeaderValue::from_static("");
             let id = exchange.headers.get(FLY_REQUEST_ID).unwrap_or(&none);
             let changes = options.and_then(|options| options.response.as_ref());
+            let answer = match answer {
+                Answer::Upgraded(far) => {
+                    let spoken = head.headers.get(UPGRADE).cloned();
+                    headers::to_client(&mut head.headers, version, &core.server, id, changes);
+                    access.status = Some(head.status.as_u16());
+                    let begun =
+                        Tunnel::begin(exchange.upgrade.take(), far, head, spoken, options, access, held);
+                    let (tunnel, response) = begun;
+                    connection.upgrade(tunnel);
+                    return response;
+                }
+                answer @ (Answer::Own(_) | Answer::Machine(_) | Answer::Frames(_) | Answer::Encoded(_)) => {
+                    answer
+                }
+            };
             headers::to_client(&mut head.headers, version, &core.server, id, changes);
             head.version = Version::HTTP_11;
             access.status = Some(head.status.as_u16());
@@ -157,7 +174,7 @@ fn prepare<'s>(
     start_us: u64,
     access: &mut Access,
 ) -> Result<(Exchange, &'s Arc<AppView>), (Reply, HeaderMap)> {
-    let request::Parts { method, uri, version, mut headers, .. } = parts;
+    let request::Parts { method, uri, version, mut headers, mut extensions, .. } = parts;
     if method == Method::CONNECT {
         return Err((Reply::Connect, headers));
     }
@@ -195,6 +212,11 @@ fn prepare<'s>(
     if version == Version::HTTP_2 {
         headers::join_cookies(&mut headers);
     }
+    let seconds = settings.http_options.as_ref().and_then(|options| options.idle_timeout);
+    access.connection.watch.limit_idle(seconds);
+    // hyper adds it to what asks for an upgrade. A body would have to be sent before the change.
+    let upgrade = extensions.remove::<OnUpgrade>().filter(|_| incoming.is_end_stream());
+    let upgrade = upgrade.and_then(|upgrade| Some((upgrade, headers::upgrade(&headers)?)));
     // The edge answers 100 itself, once the body is wanted.
     let expects = headers.remove(EXPECT).is_some();
     // The id is ASCII.
@@ -214,10 +236,26 @@ fn prepare<'s>(
     if body.is_some() && !headers.contains_key(CONTENT_LENGTH) {
         headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
+    let upgrade = upgrade.map(|(upgrade, protocol)| {
+        headers::set_upgrade(&mut headers, protocol);
+        upgrade
+    });
     let deadline = access.started + core.config.route_timeout;
     let request_id = Arc::clone(request_id);
     Ok((
-        Exchange { ends, method, target, headers, body, expects, request_id, resend: 0, hop: None, deadline },
+        Exchange {
+            ends,
+            method,
+            target,
+            headers,
+            body,
+            upgrade,
+            expects,
+            request_id,
+            resend: 0,
+            hop: None,
+            deadline,
+        },
         app,
     ))
 }
@@ -261,8 +299,9 @@ async fn proxy<'s>(
             }
         };
         machine.estimate.tell(answered.load, clock::ms(now));
-        if answered.head.status == http::StatusCode::SWITCHING_PROTOCOLS {
-            // Nobody asked for it: `Upgrade` never crosses.
+        let upgraded = matches!(answered.answer, Answer::Upgraded(_));
+        if answered.head.status == http::StatusCode::SWITCHING_PROTOCOLS && !upgraded {
+            // Nobody asked for it.
             return Err(Reply::Code(ErrorCode::PU01, None));
         }
         let Some(instruction) = answered.head.headers.get(replay::HEADER).cloned() else {

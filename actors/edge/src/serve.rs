@@ -3,22 +3,25 @@
 use std::pin::pin;
 use std::time::Duration;
 
-use http::header::TRANSFER_ENCODING;
-use http::{Method, Request, Uri};
+use http::header::{TRANSFER_ENCODING, UPGRADE};
+use http::{Method, Request, StatusCode, Uri};
 use http_body::Body as _;
+use hyper::upgrade::OnUpgrade;
 use skein_cluster::backhaul::{FrameReceiver, FrameSender, FrameStream};
 use skein_cluster::clock;
 use skein_core::code::ErrorCode;
 use skein_core::headers::TRACEPARENT;
 use skein_core::wire::{Admitted, Frame, Preamble, Protocol, RequestHead, Reset, ResponseHead};
-use skein_core::{NodeNumber, attr};
+use skein_core::{MachineId, NodeNumber, attr};
 
 use crate::attempt::{has_body, machine_span, note_status};
 use crate::body::RequestBody;
-use crate::core::Core;
+use crate::core::{Core, Passage};
 use crate::frames::{FrameBody, PumpError, pump};
+use crate::relay::{Manner, relay};
 use crate::trace::Trace;
-use crate::worker::{Failure, Seat};
+use crate::tunnel::is_websocket;
+use crate::worker::{Failure, MachineBody, Seat};
 
 /// How long an edge waits at most for the word that its request was admitted: a response that comes
 /// sooner brings it along, in one packet instead of two. Who sends a body hears it at once.
@@ -31,10 +34,17 @@ pub(crate) async fn serve(core: &Core, peer: NodeNumber, preamble: Preamble, str
     let ended = match preamble.protocol {
         Protocol::Http => {
             let served = http(core, &preamble, &mut sender, receiver);
-            tokio::select! {
+            let ended = tokio::select! {
                 biased;
-                () = passage.era().forced.cancelled() => Ok(()),
+                () = passage.era().forced.cancelled() => Ok(None),
                 ended = served => ended,
+            };
+            match ended {
+                Ok(Some(upgrading)) => {
+                    upgrading.run(core, &passage, sender).await;
+                    return;
+                }
+                ended => ended.map(|_| ()),
             }
         }
         Protocol::Tcp => {
@@ -53,7 +63,7 @@ async fn http(
     preamble: &Preamble,
     sender: &mut FrameSender,
     mut receiver: FrameReceiver,
-) -> Result<(), PumpError> {
+) -> Result<Option<Upgrading>, PumpError> {
     let trace = preamble.traceparent.as_deref().and_then(Trace::resume);
     if let Some(trace) = &trace {
         trace.set(attr::REQUEST_ID, || preamble.request_id.clone());
@@ -70,17 +80,22 @@ async fn http(
             sender.send(Frame::Refused(refused)).await.map_err(PumpError::Stream)?;
             // As in `pump`.
             let _closed = sender.finish();
-            return Ok(());
+            return Ok(None);
         }
     };
+    let machine = seat.machine();
     let admitted = Frame::Admitted(Admitted { machine: seat.machine(), load: seat.load() });
     let head = match receiver.next().await.map_err(PumpError::Stream)? {
         Some(Frame::RequestHead(head)) => head,
-        _ => return reset(sender, ErrorCode::PU03, false).await,
+        _ => return reset(sender, ErrorCode::PU03, false).await.map(|()| None),
     };
     let span = trace.as_ref().map(|trace| machine_span(trace, &head.method, &seat));
-    let Some(request) = request(head, preamble, span.as_ref(), receiver) else {
-        return reset(sender, ErrorCode::PU03, false).await;
+    // An edge asks for it only when the request has no body.
+    let wants_upgrade = head.headers.contains_key(UPGRADE);
+    let mut receiver = Some(receiver);
+    let body = if wants_upgrade { &mut None } else { &mut receiver };
+    let Some(request) = request(head, preamble, span.as_ref(), body) else {
+        return reset(sender, ErrorCode::PU03, false).await.map(|()| None);
     };
     let mut word = Some(admitted);
     if !request.body().is_end_stream()
@@ -88,7 +103,39 @@ async fn http(
     {
         sender.send(word).await.map_err(PumpError::Stream)?;
     }
-    exchange(core, seat, request, word, span.as_ref(), sender).await
+    let upgraded = exchange(core, seat, request, word, span.as_ref(), sender).await?;
+    let (Some((body, upgrade, websocket)), Some(receiver)) = (upgraded, receiver) else { return Ok(None) };
+    Ok(Some(Upgrading { machine, body, upgrade, websocket, receiver }))
+}
+
+/// A Machine's connection that speaks another protocol from here on.
+struct Upgrading {
+    machine: MachineId,
+    body: MachineBody,
+    upgrade: OnUpgrade,
+    websocket: bool,
+    receiver: FrameReceiver,
+}
+
+impl Upgrading {
+    /// Passes bytes between the edge and the Machine, once the edge says that it does so too.
+    async fn run(mut self, core: &Core, passage: &Passage, sender: FrameSender) {
+        if !matches!(self.receiver.next().await, Ok(Some(Frame::Upgraded))) {
+            return;
+        }
+        let Some((upstream, _permit)) = self.body.upgrade(self.upgrade).await else { return };
+        let edge = tokio::io::join(self.receiver.into_raw(), sender.into_raw());
+        let era = passage.era();
+        let leaving = async {
+            tokio::select! {
+                () = era.last.cancelled() => {}
+                () = core.worker.local().leaves(self.machine) => {}
+            }
+        };
+        // Its edge knows how long it may be idle.
+        let manner = Manner { websocket: self.websocket, idle: None };
+        relay(edge, upstream, manner, leaving, era.forced.cancelled()).await;
+    }
 }
 
 /// Sends the request to the Machine and its response to the edge, with the word that it was admitted
@@ -100,7 +147,8 @@ async fn exchange(
     mut word: Option<Frame>,
     span: Option<&Trace>,
     sender: &mut FrameSender,
-) -> Result<(), PumpError> {
+) -> Result<Option<(MachineBody, OnUpgrade, bool)>, PumpError> {
+    let wants_upgrade = request.headers().contains_key(UPGRADE);
     let answered = {
         let mut answered = pin!(seat.send(request, core.worker.tasks()));
         let mut late = pin!(tokio::time::sleep(WORD_WITHIN));
@@ -124,12 +172,23 @@ async fn exchange(
                 span.fail(code.as_str());
             }
             tracing::debug!(%code, reached_app, stale, "a Machine did not answer");
-            return reset(sender, code, reached_app).await;
+            return reset(sender, code, reached_app).await.map(|()| None);
         }
     };
-    let (head, body) = response.into_parts();
+    let (mut head, body) = response.into_parts();
     if let Some(span) = span {
         note_status(span, head.status);
+    }
+    if head.status == StatusCode::SWITCHING_PROTOCOLS {
+        let Some(upgrade) = head.extensions.remove::<OnUpgrade>().filter(|_| wants_upgrade) else {
+            // Nobody asked for it.
+            return reset(sender, ErrorCode::PU01, true).await.map(|()| None);
+        };
+        let websocket = is_websocket(&head.headers);
+        let head = ResponseHead { status: head.status.as_u16(), headers: head.headers, load, whole: false };
+        let frames = [Frame::ResponseHead(head), Frame::Upgraded];
+        sender.send_all(word.into_iter().chain(frames)).await.map_err(PumpError::Stream)?;
+        return Ok(Some((body, upgrade, websocket)));
     }
     let whole = body.is_end_stream();
     let head = ResponseHead { status: head.status.as_u16(), headers: head.headers, load, whole };
@@ -138,7 +197,7 @@ async fn exchange(
         sender.send_all(word.into_iter().chain(whole)).await.map_err(PumpError::Stream)?;
         // As in `pump`.
         let _closed = sender.finish();
-        return Ok(());
+        return Ok(None);
     }
     let first = word.into_iter().chain([Frame::ResponseHead(head)]);
     match pump(first, body, sender).await {
@@ -146,10 +205,11 @@ async fn exchange(
             if let Some(span) = span {
                 span.fail(ErrorCode::PU04.as_str());
             }
-            reset(sender, ErrorCode::PU04, true).await
+            reset(sender, ErrorCode::PU04, true).await?;
         }
-        ended => ended,
+        ended => ended?,
     }
+    Ok(None)
 }
 
 async fn reset(sender: &mut FrameSender, code: ErrorCode, reached_app: bool) -> Result<(), PumpError> {
@@ -163,7 +223,7 @@ fn request(
     head: RequestHead,
     preamble: &Preamble,
     span: Option<&Trace>,
-    receiver: FrameReceiver,
+    receiver: &mut Option<FrameReceiver>,
 ) -> Option<Request<RequestBody>> {
     let mut headers = head.headers;
     match span.and_then(Trace::header) {
@@ -175,9 +235,9 @@ fn request(
             }
         }
     }
-    let body = match has_body(&headers) {
-        true => RequestBody::frames(FrameBody::new(receiver)),
-        false => {
+    let body = match receiver.take().filter(|_| has_body(&headers)) {
+        Some(receiver) => RequestBody::frames(FrameBody::new(receiver)),
+        None => {
             headers.remove(TRANSFER_ENCODING);
             RequestBody::empty()
         }

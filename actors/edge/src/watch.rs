@@ -4,13 +4,16 @@
 //! Here a request only counts; a look every tenth of the shortest limit sees what moved since the
 //! last one. So a limit is kept to a tenth of the shortest.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
 /// Looks per shortest limit.
 const LOOKS: u32 = 10;
+
+/// The shortest time that is looked at in such parts.
+const LEAST: Duration = Duration::from_millis(100);
 
 /// How long each phase of a connection may last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +46,8 @@ pub(crate) struct Watch {
     blocked: AtomicBool,
     /// Writes that were made.
     writes: AtomicU32,
+    /// Milliseconds that the app allows instead of the usual idle time; 0 for none.
+    idle: AtomicU64,
 }
 
 /// What is waited for.
@@ -107,6 +112,11 @@ impl Watch {
         self.begun.load(Ordering::Relaxed) != self.ended.load(Ordering::Relaxed)
     }
 
+    /// The app allows so many seconds without a request, or has no wish.
+    pub(crate) fn limit_idle(&self, seconds: Option<u64>) {
+        self.idle.store(seconds.unwrap_or_default().saturating_mul(1000), Ordering::Relaxed);
+    }
+
     fn look(&self) -> Look {
         let (begun, ended) = (self.begun.load(Ordering::Relaxed), self.ended.load(Ordering::Relaxed));
         if self.blocked.load(Ordering::Relaxed) {
@@ -125,10 +135,15 @@ impl Watch {
 
     /// Waits until nothing moved for too long, and says what was waited for.
     pub(crate) async fn overdue(&self, limits: Limits) -> Phase {
-        let Limits { idle, head, body, write } = limits;
-        let tick = idle.min(head).min(body).min(write) / LOOKS;
+        let Limits { head, body, write, .. } = limits;
         let (mut seen, mut since) = (self.look(), Instant::now());
         loop {
+            let idle = match self.idle.load(Ordering::Relaxed) {
+                0 => limits.idle,
+                wanted => Duration::from_millis(wanted),
+            };
+            // Where heads have no shorter time of their own, the app's wish is theirs too.
+            let head = if head >= limits.idle { idle } else { head };
             let limit = match seen.0 {
                 Phase::Busy => None,
                 Phase::Head => Some(since + head),
@@ -136,7 +151,8 @@ impl Watch {
                 Phase::Body => Some(since + body),
                 Phase::Write => Some(since + write),
             };
-            let next = Instant::now() + tick;
+            let shortest = idle.min(head).min(body).min(write).max(LEAST);
+            let next = Instant::now() + shortest / LOOKS;
             sleep_until(limit.map_or(next, |limit| limit.min(next))).await;
             let look = self.look();
             if look != seen {

@@ -12,9 +12,11 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::{Request, Response, Version};
+use http::{Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
 use skein_cluster::admission::{Admission, admit};
 use skein_cluster::{LocalMachine, LocalReader, clock};
 use skein_core::code::ErrorCode;
@@ -243,7 +245,7 @@ impl Seat {
         let pool = self.pool.filter(|_| reusable);
         let rest = Rest { permit: self.permit, line, pool, request_done };
         let mut body = MachineBody { incoming, rest: Some(rest) };
-        if body.incoming.is_end_stream() {
+        if body.incoming.is_end_stream() && head.status != StatusCode::SWITCHING_PROTOCOLS {
             body.complete();
         }
         Ok((Response::from_parts(head, body), load))
@@ -288,6 +290,17 @@ struct Rest {
 }
 
 impl MachineBody {
+    /// The connection behind an answer that changed its protocol, and the slot.
+    pub(crate) async fn upgrade(mut self, upgrade: OnUpgrade) -> Option<(TokioIo<Upgraded>, Permit)> {
+        let Rest { permit, line, .. } = self.rest.take()?;
+        match line {
+            Line::Own(connection) => connection.let_go().await,
+            Line::Lane(_) => return None,
+        }
+        let upgraded = upgrade.await.ok()?;
+        Some((TokioIo::new(upgraded), permit))
+    }
+
     fn complete(&mut self) {
         let Some(Rest { permit, line, pool, request_done }) = self.rest.take() else { return };
         drop(permit);

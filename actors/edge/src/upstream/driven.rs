@@ -106,6 +106,13 @@ impl Driven {
         turn(drive, bell, waker, address, cx, |cx| Pin::new(&mut *incoming).poll_frame(cx))
     }
 
+    /// Moves bytes until the connection ends or changes its protocol.
+    pub(crate) async fn let_go(mut self) {
+        if let Some(drive) = self.drive.take() {
+            log(self.address, drive.await);
+        }
+    }
+
     /// Lets a task move the bytes from now on: the request is still on its way while the response is
     /// read, and a reader that waits must not hold the writer.
     pub(crate) fn detach(&mut self, tasks: &TaskTracker) {

@@ -21,4 +21,5 @@ mod streaming;
 mod strict;
 mod traces;
 mod trailers;
+mod upgrades;
 mod world;
