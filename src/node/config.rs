@@ -125,6 +125,30 @@ pub struct EdgeLimits {
     /// [`EdgeConfig::replay_budget`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replay_budget_bytes: Option<NonZeroU32>,
+    /// [`skein_edge::Http2Limits::streams`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub h2_streams: Option<NonZeroU32>,
+    /// [`skein_edge::Http2Limits::stream_window`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub h2_stream_window_bytes: Option<NonZeroU32>,
+    /// [`skein_edge::Http2Limits::connection_window`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub h2_connection_window_bytes: Option<NonZeroU32>,
+    /// [`skein_edge::Http2Limits::send_buffer`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub h2_send_buffer_bytes: Option<NonZeroU32>,
+    /// [`skein_edge::Http2Limits::ping_after`], in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub h2_ping_after_ms: Option<NonZeroU32>,
+    /// [`skein_edge::Http2Limits::ping_timeout`], in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub h2_ping_timeout_ms: Option<NonZeroU32>,
+    /// [`skein_edge::Http2Limits::unseen_resets`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub h2_unseen_resets: Option<NonZeroU32>,
+    /// [`skein_edge::Http2Limits::faulty_resets`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub h2_faulty_resets: Option<NonZeroU32>,
 }
 
 impl EdgeLimits {
@@ -138,6 +162,9 @@ impl EdgeLimits {
             (self.max_compressions, &mut config.max_compressions),
             (self.replay_buffer_bytes, &mut config.replay_buffer),
             (self.replay_budget_bytes, &mut config.replay_budget),
+            (self.h2_send_buffer_bytes, &mut config.http2.send_buffer),
+            (self.h2_unseen_resets, &mut config.http2.unseen_resets),
+            (self.h2_faulty_resets, &mut config.http2.faulty_resets),
         ];
         for (limit, field) in sizes {
             *field = limit.map_or(*field, |limit| limit.get() as usize);
@@ -150,9 +177,19 @@ impl EdgeLimits {
             (self.route_timeout_ms, &mut config.route_timeout),
             (self.connect_timeout_ms, &mut config.connect_timeout),
             (self.upstream_idle_ms, &mut config.upstream_idle),
+            (self.h2_ping_after_ms, &mut config.http2.ping_after),
+            (self.h2_ping_timeout_ms, &mut config.http2.ping_timeout),
         ];
         for (limit, field) in times {
             *field = limit.map_or(*field, |limit| Duration::from_millis(limit.get().into()));
+        }
+        let windows = [
+            (self.h2_streams, &mut config.http2.streams),
+            (self.h2_stream_window_bytes, &mut config.http2.stream_window),
+            (self.h2_connection_window_bytes, &mut config.http2.connection_window),
+        ];
+        for (limit, field) in windows {
+            *field = limit.map_or(*field, NonZeroU32::get);
         }
         config
     }
@@ -261,6 +298,14 @@ mod tests {
             ("max_compressions", 12),
             ("replay_buffer_bytes", 13),
             ("replay_budget_bytes", 14),
+            ("h2_streams", 15),
+            ("h2_stream_window_bytes", 16),
+            ("h2_connection_window_bytes", 17),
+            ("h2_send_buffer_bytes", 18),
+            ("h2_ping_after_ms", 19),
+            ("h2_ping_timeout_ms", 20),
+            ("h2_unseen_resets", 21),
+            ("h2_faulty_resets", 22),
         ];
         let table = keys.map(|(key, value)| format!("{key} = {value}\n")).concat();
         let config = load(&format!("region = \"iad\"\ndata_dir = \"/x\"\n[edge]\n{table}")).unwrap();
@@ -274,6 +319,41 @@ mod tests {
         assert_eq!(times.map(|time| time.as_millis()), [4, 5, 6, 7]);
         let times = [edge.route_timeout, edge.connect_timeout, edge.upstream_idle];
         assert_eq!(times.map(|time| time.as_millis()), [8, 9, 10]);
+        let http2 = &edge.http2;
+        assert_eq!([http2.streams, http2.stream_window, http2.connection_window], [15, 16, 17]);
+        assert_eq!([http2.send_buffer, http2.unseen_resets, http2.faulty_resets], [18, 21, 22]);
+        assert_eq!([http2.ping_after, http2.ping_timeout].map(|time| time.as_millis()), [19, 20]);
+        let EdgeConfig { http2, .. } = new();
+        let defaults = [
+            new().max_head as u64,
+            new().max_fields as u64,
+            new().max_target as u64,
+            new().keep_alive.as_millis() as u64,
+            new().head_timeout.as_millis() as u64,
+            new().body_timeout.as_millis() as u64,
+            new().write_timeout.as_millis() as u64,
+            new().route_timeout.as_millis() as u64,
+            new().connect_timeout.as_millis() as u64,
+            new().upstream_idle.as_millis() as u64,
+            new().max_connections as u64,
+            new().max_compressions as u64,
+            new().replay_buffer as u64,
+            new().replay_budget as u64,
+            http2.streams.into(),
+            http2.stream_window.into(),
+            http2.connection_window.into(),
+            http2.send_buffer as u64,
+            http2.ping_after.as_millis() as u64,
+            http2.ping_timeout.as_millis() as u64,
+            http2.unseen_resets as u64,
+            http2.faulty_resets as u64,
+        ];
+        for ((key, _), default) in keys.iter().zip(defaults) {
+            let row = include_str!("../../docs/http.md").split(&format!("| `{key}` | ")).nth(1);
+            let number =
+                row.unwrap_or_else(|| panic!("{key} is not in the table")).split(' ').next().unwrap();
+            assert_eq!(number.replace(',', "").parse(), Ok(default), "{key}");
+        }
         let unchanged = EdgeLimits::default().apply(new());
         assert_eq!(format!("{unchanged:?}"), format!("{:?}", new()));
         let wrong = |table: &str| {

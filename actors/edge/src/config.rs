@@ -47,8 +47,8 @@ pub struct EdgeConfig {
     pub max_connections: usize,
     /// Limits of clients' HTTP/2 connections.
     pub http2: Http2Limits,
-    /// The most responses that are compressed at the same time, each with about 1 MiB of memory; further
-    /// ones go out as they are: 256 (SPEC HTTP-5).
+    /// The most responses that are compressed at the same time, each with 0.3 to 1.7 MiB of memory; further
+    /// ones go out as they are: 128 (SPEC HTTP-5).
     pub max_compressions: usize,
     /// Which requests without a trace context of their own are traced.
     pub sampling: Sampling,
@@ -93,7 +93,7 @@ impl EdgeConfig {
             upstream_idle: Duration::from_secs(4),
             max_connections: 10_000,
             http2: Http2Limits::default(),
-            max_compressions: 256,
+            max_compressions: 128,
             sampling: Sampling::default(),
             cores: Vec::new(),
         }

@@ -261,6 +261,31 @@ async fn http_5_a_client_of_http_1_0_gets_it_until_the_connection_ends() {
     assert_eq!(decoded("gzip", &answer[end..]).await.unwrap().len(), 2000);
 }
 
+#[tokio::test]
+async fn http_5_trailers_follow_a_compressed_body() {
+    let server = Server::bytes(|mut stream, _| {
+        Box::pin(async move {
+            while read_head(&mut stream).await.is_some() {
+                let answer = "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ntransfer-encoding: chunked\r\n\
+                    trailer: x-sum\r\n\r\n5\r\nhello\r\n0\r\nx-sum: 5\r\n\r\n";
+                // The proxy may have closed already.
+                let _sent = stream.write_all(answer.as_bytes()).await;
+            }
+        })
+    })
+    .await;
+    for at in [0, 1] {
+        let (_world, edge) = world(at, &server, HTTP).await;
+        let (mut sender, _tasks) = connected(edge).await;
+        let mut asked = asking("GET", "gzip");
+        asked.headers_mut().insert("te", "trailers".parse().unwrap());
+        let response = sender.send_request(asked).await.unwrap();
+        let body = response.into_body().collect().await.unwrap();
+        assert_eq!(body.trailers().unwrap()["x-sum"], "5", "node {at}");
+        assert_eq!(decoded("gzip", &body.to_bytes()).await.unwrap(), b"hello");
+    }
+}
+
 /// Memory stays bounded: who comes when all places are taken gets the body as it is.
 #[tokio::test]
 async fn http_5_there_are_only_so_many_places() {
