@@ -6,6 +6,7 @@
 
 mod body;
 mod routes;
+mod websocket;
 
 #[cfg(test)]
 mod tests;
@@ -13,9 +14,10 @@ mod tests;
 use std::convert::Infallible;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::pin;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper::server::conn::http1;
@@ -124,22 +126,34 @@ async fn connection(hello: Arc<Hello>, stream: TcpStream, mut stopped: watch::Re
     if let Err(error) = stream.set_nodelay(true) {
         eprintln!("hello: nodelay: {error}");
     }
-    let service = service_fn(move |request| {
-        let hello = Arc::clone(&hello);
-        async move {
-            match routes::answer(&hello, request).await {
-                Answer::Response(response) => Ok::<_, Infallible>(response),
-                Answer::Crash => std::process::exit(1),
+    let upgrade = Mutex::new(None);
+    let service = service_fn(|request| async {
+        match routes::answer(&hello, request).await {
+            Answer::Response(response) => Ok::<_, Infallible>(response),
+            Answer::WebSocket(response, on) => {
+                *upgrade.lock().unwrap_or_else(PoisonError::into_inner) = Some(on);
+                Ok(response)
             }
+            Answer::Crash => std::process::exit(1),
         }
     });
-    let connection =
-        http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(connection);
-    tokio::select! {
-        // A client that breaks off is not worth a word.
-        _ = connection.as_mut() => return,
-        _ = stopped.wait_for(|stopped| *stopped) => connection.as_mut().graceful_shutdown(),
+    let http = http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service);
+    // A client that breaks off is not worth a word.
+    {
+        let mut http = pin!(http.with_upgrades());
+        let stops = tokio::select! {
+            _broken_off = http.as_mut() => false,
+            _ = stopped.wait_for(|stopped| *stopped) => true,
+        };
+        if stops {
+            http.as_mut().graceful_shutdown();
+            let _broken_off = http.await;
+        }
     }
-    let _broken_off = connection.await;
+    let upgrade = upgrade.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if let Some(upgrade) = upgrade
+        && let Ok(upgraded) = upgrade.await
+    {
+        let _broken_off = websocket::echo(TokioIo::new(upgraded), stopped).await;
+    }
 }

@@ -6,13 +6,18 @@ use std::time::Duration;
 
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT,
+    UPGRADE,
+};
 use hyper::http::request::Parts;
+use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 
 use super::Hello;
 use super::body::HelloBody;
+use super::websocket;
 
 const FLY_REPLAY: HeaderName = HeaderName::from_static("fly-replay");
 const PLAIN: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
@@ -26,6 +31,8 @@ const MAX_BYTES: u64 = 1 << 40;
 /// What becomes of a request.
 pub(super) enum Answer {
     Response(Response<HelloBody>),
+    /// The connection is a WebSocket after this response.
+    WebSocket(Response<HelloBody>, OnUpgrade),
     /// The process ends before it answers.
     Crash,
 }
@@ -41,7 +48,8 @@ struct Here<'a> {
     headers: BTreeMap<&'a str, String>,
 }
 
-pub(super) async fn answer(hello: &Hello, request: Request<Incoming>) -> Answer {
+pub(super) async fn answer(hello: &Hello, mut request: Request<Incoming>) -> Answer {
+    let on = hyper::upgrade::on(&mut request);
     let (parts, body) = request.into_parts();
     let path = parts.uri.path();
     if path == "/crash" {
@@ -49,6 +57,9 @@ pub(super) async fn answer(hello: &Hello, request: Request<Incoming>) -> Answer 
     }
     if path == "/echo" {
         return Answer::Response(echo(&parts, body));
+    }
+    if path == "/ws" {
+        return web_socket(&parts, on);
     }
     if drain(body).await.is_err() {
         return Answer::Response(text(StatusCode::BAD_REQUEST, "the body broke off\n"));
@@ -173,6 +184,25 @@ fn sse(parts: &Parts) -> Response<HelloBody> {
     let mut response = respond(StatusCode::OK, kind, HelloBody::events(number("count"), every));
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     response
+}
+
+fn web_socket(parts: &Parts, on: OnUpgrade) -> Answer {
+    let accept = websocket::accept(parts);
+    let mut response = match accept.is_some() {
+        true => respond(StatusCode::SWITCHING_PROTOCOLS, PLAIN, HelloBody::Whole(Default::default())),
+        false => text(StatusCode::UPGRADE_REQUIRED, "this is a WebSocket of version 13\n"),
+    };
+    let headers = response.headers_mut();
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    match accept.and_then(|accept| HeaderValue::from_str(&accept).ok()) {
+        Some(accept) => {
+            headers.remove(CONTENT_TYPE);
+            headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+            Answer::WebSocket(response, on)
+        }
+        None => Answer::Response(response),
+    }
 }
 
 fn health(hello: &Hello, parts: &Parts) -> Response<HelloBody> {

@@ -5,6 +5,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::SendRequest;
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 
 use super::*;
@@ -47,7 +48,7 @@ impl App {
         let stream = TcpStream::connect(address).await.unwrap();
         let (client, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
         tasks.spawn(async {
-            let _closed = connection.await;
+            let _closed = connection.with_upgrades().await;
         });
         Self { client, tasks, stop: Some(stop) }
     }
@@ -66,6 +67,23 @@ impl App {
         let (parts, body) = response.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         Got { status: parts.status, headers: parts.headers, body }
+    }
+
+    /// Section 1.3 of RFC 6455 has this key and what it is answered with.
+    async fn web_socket(&mut self) -> TokioIo<hyper::upgrade::Upgraded> {
+        let mut request = Request::builder().uri("/ws").header("host", "hello.test");
+        for (name, value) in [
+            ("connection", "keep-alive, Upgrade"),
+            ("upgrade", "WebSocket"),
+            ("sec-websocket-version", "13"),
+            ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+        ] {
+            request = request.header(name, value);
+        }
+        let response = self.send(request.body(Full::default()).unwrap()).await;
+        assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
+        assert_eq!(response.headers()["sec-websocket-accept"], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        TokioIo::new(hyper::upgrade::on(response).await.unwrap())
     }
 
     async fn get(&mut self, path: &str) -> Got {
@@ -185,6 +203,72 @@ async fn health_fails_when_told_to_and_recovers() {
     assert_eq!(app.ask(Method::POST, "/health", &[], "").await.status, 400);
     assert_eq!(app.ask(Method::POST, "/health?fail=false", &[], "").await.status, 200);
     assert_eq!(app.get("/health").await.status, 200);
+}
+
+#[tokio::test]
+async fn ws_sends_back_every_frame_until_it_is_closed() {
+    let mut app = App::start("iad").await;
+    let mut stream = app.web_socket().await;
+    for length in [0u16, 5, 125, 126, 300] {
+        let text: Vec<u8> = (0..length).map(|n| n as u8).collect();
+        stream.write_all(&masked(0x82, &text)).await.unwrap();
+        let mut head = vec![0x82];
+        if length < 126 {
+            head.push(length as u8);
+        } else {
+            head.push(126);
+            head.extend(length.to_be_bytes());
+        }
+        assert_eq!(read(&mut stream, head.len() + text.len()).await, [head, text].concat());
+    }
+    stream.write_all(&masked(0x89, b"here?")).await.unwrap();
+    assert_eq!(read(&mut stream, 7).await, b"\x8a\x05here?");
+    stream.write_all(&masked(0x88, &[0x03, 0xe8])).await.unwrap();
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).await.unwrap();
+    assert_eq!(rest, [0x88, 2, 0x03, 0xe8], "closed with the code that it was closed with");
+}
+
+#[tokio::test]
+async fn ws_refuses_what_a_client_may_not_send_and_goes_away_when_it_is_stopped() {
+    let plain = [0x81, 1, b'x'].to_vec();
+    let large = [&[0x82, 0xff][..], &(1u64 << 40).to_be_bytes(), &[0; 4]].concat();
+    for (sent, code) in [(plain, 1002u16), (large, 1009), (Vec::new(), 1001)] {
+        let mut app = App::start("iad").await;
+        let mut stream = app.web_socket().await;
+        stream.write_all(&sent).await.unwrap();
+        if sent.is_empty() {
+            drop(app.stop.take());
+        }
+        assert_eq!(read(&mut stream, 4).await, [&[0x88, 2][..], &code.to_be_bytes()].concat());
+    }
+    let mut app = App::start("iad").await;
+    let got = app.get("/ws").await;
+    assert_eq!(
+        (got.status, &got.headers["upgrade"]),
+        (StatusCode::UPGRADE_REQUIRED, &"websocket".parse().unwrap())
+    );
+}
+
+fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mask = [7, 11, 13, 17];
+    let mut frame = vec![first];
+    match u8::try_from(payload.len()) {
+        Ok(short @ ..126) => frame.push(0x80 | short),
+        _ => {
+            frame.push(0x80 | 126);
+            frame.extend((payload.len() as u16).to_be_bytes());
+        }
+    }
+    frame.extend(mask);
+    frame.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+    frame
+}
+
+async fn read(stream: &mut (impl AsyncReadExt + Unpin), length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    stream.read_exact(&mut bytes).await.unwrap();
+    bytes
 }
 
 #[tokio::test]
