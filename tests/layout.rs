@@ -228,6 +228,27 @@ fn bugs_are_planted_in_the_simulators_own_build_only() {
 }
 
 #[test]
+fn fixtures_are_in_tests_and_in_the_simulator_only() {
+    let graph = Graph::read();
+    let mut asked = 0;
+    for id in &graph.members {
+        let name = graph.name(id);
+        for dependency in graph.packages[id]["dependencies"].as_array().unwrap() {
+            let features = dependency["features"].as_array().unwrap();
+            let fixtures = features.iter().any(|feature| feature == "testing");
+            let allowed = dependency["kind"] == "dev" || name == "skein-sim";
+            assert!(!fixtures || allowed, "{name} has fixtures of tests in its own build");
+            asked += u32::from(fixtures);
+        }
+        for (feature, implied) in graph.packages[id]["features"].as_object().unwrap() {
+            let fixtures = implied.as_array().unwrap().iter().any(|f| f.as_str().unwrap().ends_with("testing"));
+            assert!(!fixtures, "the feature {feature} of {name} brings fixtures of tests");
+        }
+    }
+    assert!(asked > 2, "somebody uses them");
+}
+
+#[test]
 fn banned_crates_are_not_in_the_program() {
     let graph = Graph::read();
     for (id, path) in graph.reach(graph.members.clone()) {

@@ -7,16 +7,14 @@ use skein_cluster::Members;
 use skein_cluster::gossip::Membership as _;
 use skein_core::fault::LinkRule;
 use skein_core::key::NodeRecord;
-use skein_core::load::LoadClass;
-use skein_core::machine::MachineState;
 use skein_core::random::Seed;
 use skein_core::record::Record;
 use skein_core::region::Regions;
-use skein_core::{AppId, ConfigHash, MachineId, NodeNumber, ProcessGroup, Random, RegionCode, VersionId};
-use ulid::Ulid;
+use skein_core::{AppId, ConfigHash, NodeNumber, Random, RegionCode, VersionId, testing};
 
 use crate::agenda::{Agenda, Micros};
 use crate::cluster::{Cluster, Event};
+use crate::facts;
 use crate::gossip::{Member, Params};
 use crate::net::{Carried, Network};
 
@@ -28,32 +26,18 @@ pub fn region_of(regions: &Regions, number: NodeNumber) -> RegionCode {
 
 /// What a node says of itself.
 pub fn node_record(number: NodeNumber, region: RegionCode) -> NodeRecord {
-    let address = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
-    NodeRecord {
-        number,
-        name: format!("{region}-{number}").parse().unwrap_or_else(|_| unreachable!("a region and a number")),
-        region,
-        backhaul: address,
-        api: address,
-        draining: false,
-        build: String::new(),
-    }
+    testing::node(number.0, region.as_str())
 }
 
-/// A record of a started Machine.
+/// A record of a started Machine, as long as real ones are.
 pub fn record(id: u64) -> Record {
+    let ulid = facts::ulid(id.into());
     Record {
-        id: MachineId::from_bits(id),
-        app: AppId(Ulid(0x0192_0000_0000_0000_0000_0000_0000_0000 | u128::from(id))),
-        group: ProcessGroup::app(),
-        state: MachineState::Started,
-        healthy: true,
-        cordoned: false,
-        load: LoadClass::BelowSoft,
+        app: AppId(ulid),
         config: ConfigHash([id as u8; 16]),
-        version: VersionId(Ulid(0x0192_0000_0000_0000_0000_0000_0000_0000 | u128::from(id))),
-        number: 1,
+        version: VersionId(ulid),
         changed_ms: 1_700_000_000_000,
+        ..testing::record(id)
     }
 }
 

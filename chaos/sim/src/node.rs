@@ -17,7 +17,7 @@ use skein_core::load::{LoadClass, Permit, Slots};
 use skein_core::machine::{Concurrency, MachineConfig, MachineState, Port, Service};
 use skein_core::record::Record;
 use skein_core::snapshot::{Changes, Snapshot, fold};
-use skein_core::{AppId, ConfigHash, MachineId, NodeNumber, ProcessGroup, RegionCode, VersionId};
+use skein_core::{AppId, ConfigHash, MachineId, NodeNumber, RegionCode, VersionId, testing};
 use tokio::sync::watch;
 use ulid::Ulid;
 
@@ -276,9 +276,7 @@ impl Node {
     /// What gossip says of one of its Machines.
     pub(crate) fn record(&self, machine: &Machine) -> Record {
         Record {
-            id: machine.id,
             app: machine.app,
-            group: ProcessGroup::app(),
             state: machine.state,
             healthy: machine.healthy,
             cordoned: machine.cordoned,
@@ -287,6 +285,7 @@ impl Node {
             version: VersionId(ulid(machine.id.bits().into())),
             number: (machine.id.bits() & 0xffff) as u32,
             changed_ms: self.unix_ms(machine.since),
+            ..testing::record(machine.id.bits())
         }
     }
 

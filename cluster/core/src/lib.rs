@@ -36,6 +36,8 @@ pub mod sixpn;
 pub mod snapshot;
 pub mod strict;
 pub mod suspicion;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod websocket;
 pub mod wire;
 

@@ -66,19 +66,7 @@ mod tests {
     use proptest::prelude::*;
 
     pub(crate) fn record(id: u64, app: u128) -> Record {
-        Record {
-            id: MachineId::from_bits(id),
-            app: AppId(ulid::Ulid(app)),
-            group: ProcessGroup::app(),
-            state: MachineState::Started,
-            healthy: true,
-            cordoned: false,
-            load: LoadClass::BelowSoft,
-            config: ConfigHash([7; 16]),
-            version: VersionId(ulid::Ulid(3)),
-            number: 1,
-            changed_ms: 0,
-        }
+        Record { app: AppId(ulid::Ulid(app)), ..crate::testing::record(id) }
     }
 
     #[test]

@@ -4,6 +4,7 @@ use crate::reader::{self, Publisher};
 use proptest::prelude::*;
 use skein_core::record::Record;
 use skein_core::snapshot::{Changes, NodeFacts, fold};
+use skein_core::testing;
 use std::collections::VecDeque;
 use std::sync::Mutex;
 
@@ -30,16 +31,8 @@ fn json(image: &str) -> Bytes {
 /// A snapshot of nodes with one Machine of that configuration each.
 fn naming(nodes: &[(u32, bool)], hash: ConfigHash) -> Snapshot {
     let facts = |(number, alive): &(u32, bool)| {
-        let record = Arc::new(Record { config: hash, ..record(u64::from(*number)) });
-        let machines = imbl::OrdMap::unit(record.id, record);
-        NodeFacts {
-            record: node(*number),
-            generation: 1,
-            version: 1,
-            alive: *alive,
-            confirmed: Arc::default(),
-            machines,
-        }
+        let record = Record { config: hash, ..record(u64::from(*number)) };
+        NodeFacts { alive: *alive, ..testing::facts(node(*number), 1, [record]) }
     };
     fold(&Snapshot::default(), Changes { nodes: nodes.iter().map(facts).collect(), ..Changes::default() })
 }

@@ -6,11 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use skein_core::key::NodeRecord;
-use skein_core::load::LoadClass;
-use skein_core::machine::MachineState;
 use skein_core::random::Seed;
-use skein_core::record::Record;
-use skein_core::{AppId, ConfigHash, MachineId, NodeNumber, ProcessGroup, Random, VersionId};
+pub(crate) use skein_core::testing::record;
+use skein_core::{NodeNumber, Random, testing};
 use tokio::time;
 use ulid::Ulid;
 
@@ -20,32 +18,8 @@ use super::{Gossip, GossipConfig, GossipTransport, Members, Membership as _};
 
 const REGIONS: [&str; 5] = ["iad", "ams", "nrt", "syd", "gru"];
 
-pub(crate) fn record(id: u64) -> Record {
-    Record {
-        id: MachineId::from_bits(id),
-        app: AppId(Ulid(1)),
-        group: ProcessGroup::app(),
-        state: MachineState::Started,
-        healthy: true,
-        cordoned: false,
-        load: LoadClass::BelowSoft,
-        config: ConfigHash([1; 16]),
-        version: VersionId(Ulid(1)),
-        number: 1,
-        changed_ms: 0,
-    }
-}
-
 pub(crate) fn node(number: u32) -> NodeRecord {
-    NodeRecord {
-        number: NodeNumber(number),
-        name: format!("n-{number}").parse().unwrap(),
-        region: REGIONS[number as usize % REGIONS.len()].parse().unwrap(),
-        backhaul: "127.0.0.1:1".parse().unwrap(),
-        api: "127.0.0.1:2".parse().unwrap(),
-        draining: false,
-        build: String::new(),
-    }
+    testing::node(number, REGIONS[number as usize % REGIONS.len()])
 }
 
 pub(crate) struct Net {

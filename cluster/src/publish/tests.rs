@@ -2,11 +2,9 @@ use super::*;
 use crate::gossip::net::{node, record};
 use crate::reader::{self, Reader};
 use proptest::prelude::*;
-use skein_core::facts::{Command, Proposal, Scope, Settings, Token};
 use skein_core::record::Record;
 use skein_core::snapshot::{MachineView, NodeFacts};
-use skein_core::{AppId, MachineId, NodeNumber, OrgId, TokenId};
-use std::net::Ipv4Addr;
+use skein_core::{AppId, MachineId, NodeNumber, testing};
 use ulid::Ulid;
 
 struct World {
@@ -31,47 +29,11 @@ fn world(fold: Fold) -> (World, impl Future<Output = ()>) {
 }
 
 fn facts(number: u32, version: u64, alive: bool, machines: Vec<Record>) -> Arc<NodeFacts> {
-    let machines = machines.into_iter().map(|record| (record.id, Arc::new(record))).collect();
-    Arc::new(NodeFacts {
-        record: node(number),
-        generation: 1,
-        version,
-        alive,
-        confirmed: Arc::default(),
-        machines,
-    })
+    Arc::new(NodeFacts { alive, ..testing::facts(node(number), version, machines) })
 }
 
 fn registry(apps: &[u128]) -> Arc<State> {
-    let mut state = State::default();
-    let token = Token {
-        id: TokenId(Ulid(1)),
-        hash: [0; 32],
-        scope: Scope::Cluster,
-        read_only: false,
-        name: String::new(),
-        created_ms: 0,
-    };
-    let settings = Settings {
-        cluster: Ulid(1),
-        base_domain: "localhost".into(),
-        shared_v4: Ipv4Addr::LOCALHOST,
-        v4_pool: [203, 0, 113],
-        v6_pool: "2001:db8::".parse().unwrap(),
-        authority: vec![],
-        authority_key: vec![],
-    };
-    let (mut request, org) = (0, OrgId(Ulid(1)));
-    let mut apply = |command| {
-        request += 1;
-        state.apply(&Proposal { request: Ulid(request), now_ms: 0, command }).0.unwrap();
-    };
-    apply(Command::Init { settings, org, slug: "personal".parse().unwrap(), token });
-    for app in apps {
-        let name = format!("app-{app}").parse().unwrap();
-        apply(Command::CreateApp { id: AppId(Ulid(*app)), name, org, network: "default".parse().unwrap() });
-    }
-    Arc::new(state)
+    Arc::new(testing::apps(apps))
 }
 
 fn config() -> Arc<MachineConfig> {

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::keeper::Tasks;
-use skein_core::facts::{Command, JoinToken, Outcome, Proposal, Refusal, Scope, Settings, Token};
-use skein_core::{AppId, OrgId, TokenId};
+use skein_core::facts::{Command, Outcome, Proposal, Refusal};
+use skein_core::{AppId, testing};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use tempfile::TempDir;
@@ -157,55 +157,24 @@ impl Cluster {
 }
 
 fn beginning() -> Vec<Command> {
-    let settings = Settings {
-        cluster: Ulid(1),
-        base_domain: "localhost".into(),
-        shared_v4: "203.0.113.1".parse().unwrap(),
-        v4_pool: [203, 0, 113],
-        v6_pool: "2001:db8:1::".parse().unwrap(),
-        authority: vec![1],
-        authority_key: vec![2],
-    };
-    let token = Token {
-        id: TokenId(Ulid(1)),
-        hash: [0; 32],
-        scope: Scope::Cluster,
-        read_only: false,
-        name: "operator".into(),
-        created_ms: 0,
-    };
-    let join = JoinToken { id: TokenId(Ulid(2)), hash: [7; 32], expires_ms: u64::MAX, uses_left: 99 };
-    let slug = "personal".parse().unwrap();
     vec![
-        Command::Init { settings, org: OrgId(Ulid(1)), slug, token },
+        testing::init(testing::settings()),
         Command::AddFirstNode {
             name: "iad-1".parse().unwrap(),
             region: "iad".parse().unwrap(),
             key: [1; 32],
             backhaul: "127.0.0.1:1".parse().unwrap(),
         },
-        Command::CreateJoinToken { token: join },
+        Command::CreateJoinToken { token: testing::join_token([7; 32]) },
     ]
 }
 
 fn add_node(n: u32) -> Command {
-    Command::AddNode {
-        token: TokenId(Ulid(2)),
-        secret_hash: [7; 32],
-        name: None,
-        region: "iad".parse().unwrap(),
-        key: [n as u8; 32],
-        backhaul: "127.0.0.1:1".parse().unwrap(),
-    }
+    testing::add_node([7; 32], "iad", [n as u8; 32])
 }
 
 fn app(id: u128, name: &str) -> Command {
-    Command::CreateApp {
-        id: AppId(Ulid(id)),
-        name: name.parse().unwrap(),
-        org: OrgId(Ulid(1)),
-        network: "default".parse().unwrap(),
-    }
+    testing::create_app(AppId(Ulid(id)), name)
 }
 
 /// Waits until the registry's status is as wanted; fails with the last one.

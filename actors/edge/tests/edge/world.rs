@@ -15,15 +15,13 @@ use skein_core::age::Confirmed;
 use skein_core::facts::{AddressKind, Command, Outcome, Proposal, Scope, Settings, State, Token};
 use skein_core::fault::LinkRule;
 use skein_core::key::NodeRecord;
-use skein_core::load::{LoadClass, Slots};
+use skein_core::load::Slots;
 use skein_core::machine::{MachineConfig, MachineState};
 use skein_core::record::Record;
 use skein_core::region::Regions;
 use skein_core::snapshot::{Changes, NodeFacts, Snapshot, fold};
 use skein_core::wire::{Ask, JoinRefusal, JoinReply, JoinRequest, Preamble};
-use skein_core::{
-    AppId, ConfigHash, MachineId, NodeNumber, OrgId, ProcessGroup, RegionCode, TokenId, VersionId,
-};
+use skein_core::{AppId, ConfigHash, MachineId, NodeNumber, OrgId, RegionCode, TokenId, testing};
 use skein_edge::{Edge, EdgeConfig, Sampling};
 use ulid::Ulid;
 
@@ -264,13 +262,9 @@ impl World {
         };
         let facts = |node: &Node| NodeFacts {
             record: NodeRecord {
-                number: node.number,
-                name: format!("{}-{}", node.region, node.number).parse().unwrap(),
-                region: node.region,
                 backhaul: node.address,
                 api: node.address,
-                draining: false,
-                build: String::new(),
+                ..testing::node(node.number.0, node.region.as_str())
             },
             generation: 1,
             version: self.version,
@@ -283,17 +277,12 @@ impl World {
                 .filter(|machine| machine.node == node.number)
                 .map(|machine| {
                     let record = Record {
-                        id: machine.id,
                         app: machine.app,
-                        group: ProcessGroup::app(),
                         state: machine.state,
                         healthy: machine.healthy,
                         cordoned: machine.cordoned,
-                        load: LoadClass::BelowSoft,
                         config: hash(machine.id),
-                        version: VersionId(Ulid(1)),
-                        number: 1,
-                        changed_ms: 0,
+                        ..testing::record(machine.id.bits())
                     };
                     (machine.id, Arc::new(record))
                 })

@@ -1,45 +1,18 @@
 use super::*;
-use crate::facts::{Command, JoinToken, Proposal, Settings, Token};
-use crate::id::{OrgId, ProcessGroup, TokenId, VersionId};
-use crate::load::LoadClass;
+use crate::facts::Command;
 use crate::machine::MachineState;
+use crate::testing;
 use proptest::prelude::*;
-use std::net::Ipv4Addr;
 use ulid::Ulid;
 
 fn record(id: u64, app: u128, config: u8, started: bool) -> Arc<Record> {
-    Arc::new(Record {
-        id: MachineId::from_bits(id),
-        app: AppId(Ulid(app)),
-        group: ProcessGroup::app(),
-        state: if started { MachineState::Started } else { MachineState::Stopped },
-        healthy: true,
-        cordoned: false,
-        load: LoadClass::BelowSoft,
-        config: ConfigHash([config; 16]),
-        version: VersionId(Ulid(1)),
-        number: 1,
-        changed_ms: 0,
-    })
+    let state = if started { MachineState::Started } else { MachineState::Stopped };
+    let (app, config) = (AppId(Ulid(app)), ConfigHash([config; 16]));
+    Arc::new(Record { app, config, state, ..testing::record(id) })
 }
 
 fn node(number: u32, version: u64, alive: bool, machines: Vec<Arc<Record>>) -> NodeFacts {
-    NodeFacts {
-        record: NodeRecord {
-            number: NodeNumber(number),
-            name: format!("n-{number}").parse().unwrap(),
-            region: "iad".parse().unwrap(),
-            backhaul: "127.0.0.1:1".parse().unwrap(),
-            api: "127.0.0.1:2".parse().unwrap(),
-            draining: false,
-            build: String::new(),
-        },
-        generation: 1,
-        version,
-        alive,
-        confirmed: Arc::default(),
-        machines: machines.into_iter().map(|record| (record.id, record)).collect(),
-    }
+    NodeFacts { alive, ..testing::facts(testing::node(number, "iad"), version, machines) }
 }
 
 fn registry(apps: &[u128]) -> Arc<State> {
@@ -48,52 +21,13 @@ fn registry(apps: &[u128]) -> Arc<State> {
 
 /// A registry that gave the numbers up to `given` and removed nodes since.
 fn registry_with(apps: &[u128], given: u32, removed: &[u32]) -> Arc<State> {
-    let mut state = State::default();
-    let token = Token {
-        id: TokenId(Ulid(1)),
-        hash: [0; 32],
-        scope: crate::facts::Scope::Cluster,
-        read_only: false,
-        name: String::new(),
-        created_ms: 0,
-    };
-    let settings = Settings {
-        cluster: Ulid(1),
-        base_domain: "localhost".into(),
-        shared_v4: Ipv4Addr::LOCALHOST,
-        v4_pool: [203, 0, 113],
-        v6_pool: "2001:db8::".parse().unwrap(),
-        authority: vec![],
-        authority_key: vec![],
-    };
-    let org = OrgId(Ulid(1));
-    let mut request = 0;
-    let mut apply = |command| {
-        request += 1;
-        state.apply(&Proposal { request: Ulid(request), now_ms: 0, command }).0.unwrap();
-    };
-    apply(Command::Init { settings, org, slug: "personal".parse().unwrap(), token });
-    for app in apps {
-        let name = format!("app-{app}").parse().unwrap();
-        apply(Command::CreateApp { id: AppId(Ulid(*app)), name, org, network: "default".parse().unwrap() });
-    }
-    let id = TokenId(Ulid(2));
-    let token = JoinToken { id, hash: [0; 32], expires_ms: u64::MAX, uses_left: u32::MAX };
-    apply(Command::CreateJoinToken { token });
-    for number in 1..=given {
-        apply(Command::AddNode {
-            token: id,
-            secret_hash: [0; 32],
-            name: None,
-            region: "iad".parse().unwrap(),
-            key: [number as u8; 32],
-            backhaul: "127.0.0.1:1".parse().unwrap(),
-        });
-    }
-    for number in removed.iter().filter(|number| **number <= given) {
-        apply(Command::RemoveNode { number: NodeNumber(*number) });
-    }
-    Arc::new(state)
+    let app = |app: &u128| testing::create_app(AppId(Ulid(*app)), &format!("app-{app}"));
+    let mut commands: Vec<Command> = apps.iter().map(app).collect();
+    commands.push(Command::CreateJoinToken { token: testing::join_token([0; 32]) });
+    commands.extend((1..=given).map(|number| testing::add_node([0; 32], "iad", [number as u8; 32])));
+    let gone = removed.iter().filter(|number| **number <= given);
+    commands.extend(gone.map(|number| Command::RemoveNode { number: NodeNumber(*number) }));
+    Arc::new(testing::state(commands))
 }
 
 fn config() -> Arc<MachineConfig> {

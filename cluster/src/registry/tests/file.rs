@@ -112,7 +112,7 @@ async fn a_fact_that_cannot_be_read_is_named_and_stops_the_start() {
     let dir = tempfile::tempdir().unwrap();
     let registry = alone(dir.path()).await;
     registry.bootstrap(beginning()).await.unwrap();
-    let key = codec::encode(&FactKey::Org(OrgId(Ulid(1))));
+    let key = codec::encode(&FactKey::Org(testing::ORG));
     let spoil = registry.0.disk.durable(move |transaction| {
         transaction.open_table(KV)?.insert(key.as_slice(), [9u8, 1].as_slice())?;
         Ok(())
