@@ -66,6 +66,9 @@ enum Command {
     },
     /// Measures the real chitchat and openraft and the models of them, side by side.
     Fit {
+        /// Only gossip, or only the registry.
+        #[arg(long)]
+        only: Option<Which>,
         /// How many nodes.
         #[arg(long, value_delimiter = ',', default_value = "25,100")]
         nodes: Vec<u32>,
@@ -87,6 +90,13 @@ enum Command {
         #[arg(long, default_value_t = 5)]
         leaders: u32,
     },
+}
+
+/// What is fitted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Which {
+    Gossip,
+    Registry,
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -112,14 +122,16 @@ fn main() -> anyhow::Result<ExitCode> {
             std::fs::write(out.join("simulator.svg"), figures::plot(&figures))?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Fit { nodes, loss, changes, deaths, writes, leaders } => {
+        Command::Fit { only, nodes, loss, changes, deaths, writes, leaders } => {
             let seed = Seed::new(1);
             heading();
             for count in &nodes {
-                for loss in &loss {
+                for loss in loss.iter().filter(|_| only != Some(Which::Registry)) {
                     table(&fit::gossip::rows(*count, loss / 100.0, changes, deaths, &seed)?);
                 }
-                table(&fit::registry::rows(*count, writes, leaders, &seed)?);
+                if only != Some(Which::Gossip) {
+                    table(&fit::registry::rows(*count, writes, leaders, &seed)?);
+                }
             }
             Ok(ExitCode::SUCCESS)
         }
