@@ -241,7 +241,8 @@ fn fixtures_are_in_tests_and_in_the_simulator_only() {
             asked += u32::from(fixtures);
         }
         for (feature, implied) in graph.packages[id]["features"].as_object().unwrap() {
-            let fixtures = implied.as_array().unwrap().iter().any(|f| f.as_str().unwrap().ends_with("testing"));
+            let fixtures =
+                implied.as_array().unwrap().iter().any(|f| f.as_str().unwrap().ends_with("testing"));
             assert!(!fixtures, "the feature {feature} of {name} brings fixtures of tests");
         }
     }

@@ -15,3 +15,4 @@ mod s04_fly_admin;
 mod s08_kill;
 mod s09_traces;
 mod slow;
+mod websockets;
