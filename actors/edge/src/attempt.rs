@@ -117,8 +117,10 @@ impl Exchange {
         }
     }
 
-    fn headers(&self, trace: Option<&Trace>) -> HeaderMap {
-        let mut headers = self.headers.clone();
+    /// The headers for an attempt. It gets the map that has room for more: hyper goes on to use it.
+    fn headers(&mut self, trace: Option<&Trace>) -> HeaderMap {
+        let kept = self.headers.clone();
+        let mut headers = std::mem::replace(&mut self.headers, kept);
         if let Some(context) = trace.and_then(Trace::header) {
             headers.insert(TRACEPARENT, context);
         }
@@ -141,7 +143,7 @@ impl Exchange {
     }
 
     /// Sends the request to a Machine of this node.
-    pub(crate) async fn local(&self, core: &Core, aim: Aim<'_>, trace: &Trace) -> Outcome {
+    pub(crate) async fn local(&mut self, core: &Core, aim: Aim<'_>, trace: &Trace) -> Outcome {
         let target = Target::Machine(aim.machine.record.id);
         let seat = match core.worker.seat(aim.app, self.ends.public.port(), target, 0, aim.now).await {
             Ok(seat) => seat,
@@ -190,7 +192,7 @@ impl Exchange {
     }
 
     /// Sends the request to a Machine of another node.
-    pub(crate) async fn remote(&self, core: &Core, aim: Aim<'_>, trace: &Trace) -> Outcome {
+    pub(crate) async fn remote(&mut self, core: &Core, aim: Aim<'_>, trace: &Trace) -> Outcome {
         let node = aim.machine.node;
         let span = trace.backhaul();
         span.set(attr::TRANSPORT, || "quic");
