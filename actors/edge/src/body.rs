@@ -11,12 +11,14 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use skein_core::headers::clean_trailers;
+use tokio::time::{Sleep, sleep};
 
 use crate::connection::Connection;
 use crate::frames::FrameBody;
@@ -157,26 +159,42 @@ struct State<B> {
     waker: Option<Waker>,
     /// While the client is to hurry.
     wanted: Option<Wanted>,
+    /// Nothing came of it for too long.
+    late: bool,
 }
 
-/// The connection waits for a body.
+/// Who sees to it that a body is not waited for too long.
 #[derive(Debug)]
-struct Wanted(Arc<Connection>);
-
-impl Wanted {
-    fn by(connection: &Arc<Connection>) -> Self {
-        connection.watch.want();
-        Self(Arc::clone(connection))
-    }
+enum Wanted {
+    /// Its connection, which has no other request.
+    ByConnection(Arc<Connection>),
+    /// Itself: among many requests it is not known for which one nothing comes.
+    Alone { limit: Duration, timer: Option<Pin<Box<Sleep>>> },
 }
 
 impl Drop for Wanted {
     fn drop(&mut self) {
-        self.0.watch.satisfied();
+        if let Self::ByConnection(connection) = self {
+            connection.watch.satisfied();
+        }
     }
 }
 
-impl<B: Body> State<B> {
+impl<B: Body<Data = Bytes> + Unpin> State<B> {
+    /// The next of it, or that nothing came for too long.
+    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let polled = Pin::new(&mut self.source).poll_frame(cx);
+        if let Some(Wanted::Alone { limit, timer }) = &mut self.wanted {
+            if polled.is_ready() {
+                *timer = None;
+            } else if timer.get_or_insert_with(|| Box::pin(sleep(*limit))).as_mut().poll(cx).is_ready() {
+                (self.wanted, self.late) = (None, true);
+                return Poll::Ready(Some(Err(BodyError::Client)));
+            }
+        }
+        polled.map(|frame| frame.map(|frame| frame.map_err(|_| BodyError::Client)))
+    }
+
     /// Takes note of a chunk.
     fn came(&mut self, data: Bytes) -> Bytes {
         if self.source.is_end_stream() {
@@ -219,13 +237,20 @@ impl<B: Body<Data = Bytes> + Unpin> KeptBody<B> {
             generation: 0,
             waker: None,
             wanted: None,
+            late: false,
         };
         Self(Arc::new(Kept { state: Mutex::new(state), budget, limit, length }))
     }
 
     /// The client is cut off when it does not send the body, until there is a response (SPEC HTTP-9).
-    pub(crate) fn hurry(&self, connection: &Arc<Connection>) {
-        self.0.with(|state| state.wanted = Some(Wanted::by(connection)));
+    pub(crate) fn hurry(&self, connection: &Arc<Connection>, version: Version) {
+        let wanted = if version == Version::HTTP_2 {
+            Wanted::Alone { limit: connection.core.config.body_timeout, timer: None }
+        } else {
+            connection.watch.want();
+            Wanted::ByConnection(Arc::clone(connection))
+        };
+        self.0.with(|state| state.wanted = Some(wanted));
     }
 
     /// Starts the next reading; earlier readers get an error.
@@ -274,6 +299,11 @@ impl<B: Body<Data = Bytes> + Unpin> KeptBody<B> {
         self.0.with(|state| state.lost == Some(NotKept::Client))
     }
 
+    /// Whether nothing came of it for too long.
+    pub(crate) fn is_late(&self) -> bool {
+        self.0.with(|state| state.late)
+    }
+
     /// Reads on and throws away, at most `limit` bytes.
     pub(crate) async fn discard(&self, limit: usize) {
         drop(self.reader());
@@ -281,7 +311,7 @@ impl<B: Body<Data = Bytes> + Unpin> KeptBody<B> {
         std::future::poll_fn(|cx| {
             self.0.with(|state| {
                 while read < limit && !state.ended {
-                    match std::task::ready!(Pin::new(&mut state.source).poll_frame(cx)) {
+                    match std::task::ready!(state.poll_source(cx)) {
                         Some(Ok(frame)) => read += frame.data_ref().map_or(0, Bytes::len),
                         Some(Err(_)) | None => state.end(),
                     }
@@ -323,7 +353,7 @@ impl<B: Body<Data = Bytes> + Unpin> Kept<B> {
                 if state.ended {
                     return Poll::Ready(Ok(()));
                 }
-                match std::task::ready!(Pin::new(&mut state.source).poll_frame(cx)) {
+                match std::task::ready!(state.poll_source(cx)) {
                     None => state.end(),
                     Some(Err(_)) => {
                         state.lost = Some(NotKept::Client);
@@ -401,7 +431,7 @@ impl<B: Body<Data = Bytes> + Unpin> Kept<B> {
             if state.ended {
                 return Poll::Ready(state.trailers.clone().map(|trailers| Ok(Frame::trailers(trailers))));
             }
-            let frame = match std::task::ready!(Pin::new(&mut state.source).poll_frame(cx)) {
+            let frame = match std::task::ready!(state.poll_source(cx)) {
                 None => {
                     state.end();
                     return Poll::Ready(None);

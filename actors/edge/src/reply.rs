@@ -28,6 +28,8 @@ pub(crate) enum Reply {
     Connect,
     /// The body broke the protocol.
     BadBody,
+    /// Nothing came of the body for too long.
+    SlowBody,
     /// Well-formed, and refused all the same.
     Strict(Refusal),
     /// The request goes round in a loop.
@@ -55,6 +57,7 @@ impl Reply {
             Self::BadHost | Self::BadBody | Self::Strict(Refusal::TransferEncoding | Refusal::Target) => {
                 StatusCode::BAD_REQUEST
             }
+            Self::SlowBody => StatusCode::REQUEST_TIMEOUT,
             Self::Strict(Refusal::LongTarget { .. }) => StatusCode::URI_TOO_LONG,
             Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
             Self::Loop(_) => StatusCode::LOOP_DETECTED,
@@ -71,6 +74,7 @@ impl Reply {
             Self::BadHost => "bad-host",
             Self::Connect => "connect-refused",
             Self::BadBody => "bad-body",
+            Self::SlowBody => "slow-body",
             Self::Strict(Refusal::TransferEncoding) => "bad-transfer-encoding",
             Self::Strict(Refusal::Target) => "bad-target",
             Self::Strict(Refusal::LongTarget { .. }) => "target-too-long",
@@ -94,6 +98,7 @@ impl Reply {
             Self::BadHost => "exactly one Host header with a valid name is needed".to_owned(),
             Self::Connect => "CONNECT is not proxied".to_owned(),
             Self::BadBody => "the request body is not what its head says, or malformed chunks".to_owned(),
+            Self::SlowBody => "nothing came of the request body for too long".to_owned(),
             Self::Strict(refusal) => refusal.to_string(),
             Self::Loop(passes) => {
                 format!("the request passed this cluster {passes} times; does an app call itself?")

@@ -106,7 +106,9 @@ pub(crate) async fn handle(connection: &Arc<Connection>, request: Request<Incomi
         }
         Err(_) if exchange.body.as_ref().is_some_and(KeptBody::is_broken) => {
             // Whatever became of the attempt: it could only fail.
-            own(core, &Reply::BadBody, &exchange.headers, version, access)
+            let late = exchange.body.as_ref().is_some_and(KeptBody::is_late);
+            let reply = if late { Reply::SlowBody } else { Reply::BadBody };
+            own(core, &reply, &exchange.headers, version, access)
         }
         Err(reply) => {
             if let (Some(body), false) = (&exchange.body, exchange.expects) {
@@ -229,9 +231,8 @@ fn prepare<'s>(
     let body = (!incoming.is_end_stream())
         .then(|| ClientStream::new(incoming, version))
         .map(|body| KeptBody::new(body, core.config.replay_buffer, Arc::clone(&core.budget)));
-    if let Some(body) = body.as_ref().filter(|_| version < Version::HTTP_2) {
-        // Of a connection with many requests it is not known for which one nothing comes.
-        body.hurry(&access.connection);
+    if let Some(body) = &body {
+        body.hurry(&access.connection, version);
     }
     if body.is_some() && !headers.contains_key(CONTENT_LENGTH) {
         headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));

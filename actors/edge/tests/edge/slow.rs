@@ -16,6 +16,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::backend::{Server, get, request, send, text};
+use crate::http2;
+use crate::streaming::fed;
 use crate::world::{HTTP, World, eventually};
 
 const SOON: Duration = Duration::from_millis(400);
@@ -138,6 +140,61 @@ async fn http_9_a_client_whose_machine_is_slow_is_not_blamed() {
         eventually("the time of a slow client is over", || since.elapsed() > SOON * 3).await;
         go.notify_one();
         let got = tasks.join_next().await.unwrap().unwrap();
+        assert_eq!((got.status, got.text()), (200, &*length.to_string()));
+    }
+}
+
+/// Over HTTP/2 the other requests of the connection go on.
+#[tokio::test]
+async fn http_9_a_stream_of_whose_body_nothing_comes_is_408_and_no_other_is_harmed() {
+    for at in [0, 1] {
+        let server = Server::answering(|_| text(200, "hello")).await;
+        let mut world = World::with(&["iad", "lhr"], |config| config.body_timeout = SOON);
+        let app = world.app("hello");
+        let machine = world.machine(at, app, server.address, HTTP);
+        world.publish();
+        let edge = world.shared(0, 80).await;
+        let (mut sender, _tasks) = http2::connect(edge).await;
+        let (feed, body) = fed();
+        feed.send(Bytes::from_static(b"first")).await.unwrap();
+        let response = sender.send_request(http2::request("POST", "/", "").map(|_| body)).await.unwrap();
+        let got = http2::got(response).await;
+        assert_eq!((got.status, got.header("skein-error")), (408, Some("slow-body")), "node {at}");
+        eventually("the slot is free", || world.in_flight(machine) == 0).await;
+        assert!(server.seen().iter().all(|seen| seen.body == "first" || seen.body.is_empty()));
+        let response = sender.send_request(http2::request("POST", "/", "whole")).await.unwrap();
+        assert_eq!(http2::got(response).await.status, 200);
+        drop(feed);
+    }
+}
+
+/// The same as over HTTP/1: a Machine that does not read, and a conversation.
+#[tokio::test]
+async fn http_9_a_stream_whose_machine_is_slow_is_not_blamed() {
+    for length in [5, 8 << 20] {
+        let (entered, go) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
+        let (count, gate) = (Arc::clone(&entered), Arc::clone(&go));
+        let server = Server::raw(move |request| {
+            let (count, gate) = (Arc::clone(&count), Arc::clone(&gate));
+            Box::pin(async move {
+                count.fetch_add(1, Ordering::SeqCst);
+                gate.notified().await;
+                let body = request.into_body().collect().await.unwrap().to_bytes();
+                text(200, body.len().to_string())
+            })
+        })
+        .await;
+        let (_world, _, edge) = world(&server, |config| config.body_timeout = SOON).await;
+        let (mut sender, _tasks) = http2::connect(edge).await;
+        let asked = http2::request("POST", "/", Bytes::from(vec![b'x'; length]));
+        let late = async {
+            eventually("the Machine has it", || entered.load(Ordering::SeqCst) == 1).await;
+            let since = Instant::now();
+            eventually("the time of a slow client is over", || since.elapsed() > SOON * 3).await;
+            go.notify_one();
+        };
+        let (response, ()) = tokio::join!(sender.send_request(asked), late);
+        let got = http2::got(response.unwrap()).await;
         assert_eq!((got.status, got.text()), (200, &*length.to_string()));
     }
 }
