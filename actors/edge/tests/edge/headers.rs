@@ -1,6 +1,9 @@
 //! Which app, which headers, which answers of the proxy's own (SPEC PUB-4, PUB-5, PUB-7, HTTP-2, 3, 13).
 
-use crate::backend::{Server, get, request, send, talk, text};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use crate::backend::{Server, get, read_head, request, send, talk, text};
 use crate::world::{HTTP, World};
 
 async fn hello(regions: &[&str], at: usize) -> (World, Server) {
@@ -150,6 +153,30 @@ async fn keep_alive_serves_many_requests_and_http_1_0_gets_one() {
     assert!(answer.starts_with("HTTP/1.0 200") || answer.starts_with("HTTP/1.1 200"), "{answer}");
     assert!(answer.contains("via: 1.0 skein"), "{answer}");
     assert_eq!(server.seen().len(), 3);
+}
+
+/// SPEC HTTP-4: the edge answers 100 once the body is wanted, and never when it is not.
+#[tokio::test]
+async fn http_4_who_expects_100_gets_it_when_a_machine_wants_the_body_and_else_the_answer() {
+    for at in [0, 1] {
+        let (world, server) = hello(&["iad", "lhr"], at).await;
+        let edge = world.shared(0, 80).await;
+        let head = |host: &str| {
+            format!(
+                "POST / HTTP/1.1\r\nhost: {host}\r\nexpect: 100-continue\r\nconnection: close\r\ncontent-length: 5\r\n\r\n"
+            )
+        };
+        let mut client = TcpStream::connect(edge).await.unwrap();
+        client.write_all(head("hello.localhost").as_bytes()).await.unwrap();
+        assert_eq!(read_head(&mut client).await.unwrap(), "HTTP/1.1 100 Continue\r\n\r\n", "node {at}");
+        client.write_all(b"later").await.unwrap();
+        assert!(read_head(&mut client).await.unwrap().starts_with("HTTP/1.1 200"));
+        let seen = &server.seen()[0];
+        assert_eq!((&seen.body[..], seen.header("expect")), (&b"later"[..], None));
+        let answer = talk(edge, head("nobody.localhost").as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
+        assert_eq!(server.seen().len(), 1);
+    }
 }
 
 /// SPEC HTTP-6.
