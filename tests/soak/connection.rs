@@ -42,10 +42,10 @@ impl Connection {
         }
     }
 
-    /// `GET /` of the sample app, with a number that has to come back; says whether the response is
-    /// the last one here.
-    pub(crate) async fn get(&mut self, number: u64) -> Result<bool, Broken> {
-        let head = format!("GET / HTTP/1.1\r\nhost: hello.localhost\r\nx-number: {number}\r\n\r\n");
+    /// `GET` of the sample app, with a number that has to come back where headers are shown; says
+    /// whether the response is the last one here.
+    pub(crate) async fn get(&mut self, path: &str, number: u64) -> Result<bool, Broken> {
+        let head = format!("GET {path} HTTP/1.1\r\nhost: hello.localhost\r\nx-number: {number}\r\n\r\n");
         self.0.write_all(head.as_bytes()).await.map_err(Broken::Reset)?;
         let mut got = Vec::with_capacity(2048);
         let end = loop {
@@ -66,7 +66,11 @@ impl Connection {
             self.more(&mut got).await?;
         }
         let body = String::from_utf8_lossy(&got[end..]);
-        let good = head.starts_with("http/1.1 200 ") && body.contains(&format!("\"x-number\":\"{number}\""));
+        let asked = match path.strip_prefix("/bytes/") {
+            Some(count) => length.to_string() == count,
+            None => body.contains(&format!("\"x-number\":\"{number}\"")),
+        };
+        let good = head.starts_with("http/1.1 200 ") && asked;
         if !good || got.len() > end + length {
             return Err(Broken::Wrong(format!("{head}{body}")));
         }

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::connection::{Broken, Connection};
 use crate::support::{SOON, eventually, now};
 
-/// Requests that may wait at once; a further one has failed.
+/// Requests that may wait at once; a further one is held back.
 const WAITING: usize = 400;
 /// By then a request has its answer, or it has failed.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -33,13 +33,24 @@ enum Way {
     Seldom,
 }
 
-impl Way {
+/// What is asked for, and how.
+#[derive(Debug, Clone, Copy)]
+struct Kind {
+    way: Way,
+    path: &'static str,
+}
+
+impl Kind {
+    /// Most requests are quick; at each moment some take their time, or carry a body worth the name.
     fn of(number: u64) -> Self {
-        match number % 50 {
-            1 => Self::Seldom,
-            rest if rest % 5 == 0 => Self::Own,
-            _ => Self::Busy,
-        }
+        let (way, path) = match number % 50 {
+            1 => (Way::Seldom, "/"),
+            2 => (Way::Busy, "/slow?ms=800"),
+            3 => (Way::Busy, "/bytes/100000"),
+            rest if rest % 5 == 0 => (Way::Own, "/"),
+            _ => (Way::Busy, "/"),
+        };
+        Self { way, path }
     }
 }
 
@@ -47,6 +58,8 @@ impl Way {
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) answered: u64,
+    /// Requests that were sent late: too many waited.
+    pub(crate) held: u64,
     /// Connections that were opened.
     pub(crate) opened: u64,
     /// Connections that ended by `Connection: close` in a response.
@@ -178,8 +191,8 @@ async fn arrive(front: Arc<Front>, rate: f64, stop: CancellationToken) {
         };
         while requests.try_join_next().is_some() {}
         if requests.len() >= WAITING {
-            front.fail(number, format!("{WAITING} requests wait already"));
-            continue;
+            front.tally.lock().unwrap().held += 1;
+            requests.join_next().await;
         }
         let front = Arc::clone(&front);
         requests.spawn(async move {
@@ -207,11 +220,11 @@ impl Front {
 
     /// Brings one request to its end.
     async fn request(&self, number: u64) -> Result<(), String> {
-        let (way, home) = (Way::of(number), (number / 5) as usize);
+        let (Kind { way, path }, home) = (Kind::of(number), (number / 5) as usize);
         loop {
             let (edge, mut connection, reused) = self.connection(way, home).await?;
             let at = edge.address;
-            match connection.get(number).await {
+            match connection.get(path, number).await {
                 Ok(last) => {
                     if last {
                         self.tally.lock().unwrap().told += 1;
