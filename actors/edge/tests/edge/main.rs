@@ -6,6 +6,7 @@ mod backend;
 mod compression;
 mod drain;
 mod errors;
+mod events;
 mod failures;
 mod frames;
 mod grpc;
