@@ -2,15 +2,19 @@
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
+use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// Why a request got no whole and good answer.
 #[derive(Debug)]
 pub(crate) enum Broken {
-    /// The other side closed the connection in order, before a byte of a response.
+    /// The other side had closed the connection in order before the request reached it.
     Closed,
+    /// It took the request, and closed the connection in order without a byte of a response.
+    Unanswered,
     /// The connection broke, before a byte of a response.
     Reset(#[expect(dead_code, reason = "shown")] io::Error),
     /// The response ended early.
@@ -26,6 +30,11 @@ impl Connection {
         let stream = TcpStream::connect(to).await?;
         stream.set_nodelay(true)?;
         Ok(Self(stream))
+    }
+
+    /// For another protocol, before it carried a request.
+    pub(crate) fn into_stream(self) -> TcpStream {
+        self.0
     }
 
     /// Whether it is open still, after it was left alone.
@@ -79,11 +88,25 @@ impl Connection {
 
     async fn more(&mut self, got: &mut Vec<u8>) -> Result<(), Broken> {
         match self.0.read_buf(got).await {
-            Ok(0) if got.is_empty() => Err(Broken::Closed),
+            Ok(0) if got.is_empty() => Err(self.closed().await),
             Err(error) if got.is_empty() => Err(Broken::Reset(error)),
             Ok(0) => Err(Broken::Cut(String::from_utf8_lossy(got).into_owned())),
             Err(error) => Err(Broken::Cut(format!("{error}: {}", String::from_utf8_lossy(got)))),
             Ok(_) => Ok(()),
+        }
+    }
+
+    /// Whether the request was heard before the connection was closed: what reaches a closed socket is
+    /// answered with a reset, which shows as this one's error.
+    async fn closed(&self) -> Broken {
+        let reset = async {
+            while !matches!(SockRef::from(&self.0).take_error(), Ok(Some(_)) | Err(_)) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        match tokio::time::timeout(Duration::from_secs(1), reset).await {
+            Ok(()) => Broken::Closed,
+            Err(_) => Broken::Unanswered,
         }
     }
 }

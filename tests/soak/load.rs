@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::connection::{Broken, Connection};
 use crate::support::{SOON, eventually, now};
+use crate::websocket::{Ended, WebSocket};
 
 /// Requests that may wait at once; a further one is held back.
 const WAITING: usize = 400;
@@ -21,6 +22,9 @@ const WAITING: usize = 400;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Seldom used connections of each edge: between two requests of one, a drain may find it quiet.
 const SELDOM: usize = 6;
+
+/// WebSockets that are open all the time.
+const WEB_SOCKETS: usize = 12;
 
 /// What a request travels on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +73,12 @@ pub(crate) struct Tally {
     /// Requests that were sent again, as a browser does it (RFC 9112 section 9.3.1): the edge had
     /// closed the kept connection in order, and no byte of a response had come.
     pub(crate) again: u64,
+    /// WebSockets that were opened.
+    pub(crate) web_sockets: u64,
+    /// Those that were closed with 1012, and opened again.
+    pub(crate) restarted: u64,
+    /// Messages that came back on them.
+    pub(crate) heard: u64,
     /// When, and why.
     pub(crate) failed: Vec<String>,
     /// From when a request was due to the end of its response, in milliseconds.
@@ -180,6 +190,15 @@ impl Load {
 }
 
 async fn arrive(front: Arc<Front>, rate: f64, stop: CancellationToken) {
+    let mut web_sockets = JoinSet::new();
+    for home in 0..WEB_SOCKETS {
+        let (front, stop) = (Arc::clone(&front), stop.clone());
+        web_sockets.spawn(async move {
+            if let Err(why) = front.web_socket(home, &stop).await {
+                front.fail(&format!("WebSocket {home}"), why);
+            }
+        });
+    }
     let mut ticks = tokio::time::interval(Duration::from_secs_f64(1.0 / rate));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let mut requests = JoinSet::new();
@@ -196,6 +215,7 @@ async fn arrive(front: Arc<Front>, rate: f64, stop: CancellationToken) {
         }
         let front = Arc::clone(&front);
         requests.spawn(async move {
+            let what = format!("request {number}");
             match tokio::time::timeout(PATIENCE, front.request(number)).await {
                 Ok(Ok(())) => {
                     let took = due.elapsed().as_secs_f64() * 1e3;
@@ -203,19 +223,20 @@ async fn arrive(front: Arc<Front>, rate: f64, stop: CancellationToken) {
                     tally.answered += 1;
                     tally.took.push(took);
                 }
-                Ok(Err(why)) => front.fail(number, why),
-                Err(_) => front.fail(number, format!("no answer within {PATIENCE:?}")),
+                Ok(Err(why)) => front.fail(&what, why),
+                Err(_) => front.fail(&what, format!("no answer within {PATIENCE:?}")),
             }
         });
     }
     while requests.join_next().await.is_some() {}
+    while web_sockets.join_next().await.is_some() {}
 }
 
 impl Front {
-    fn fail(&self, number: u64, why: String) {
+    fn fail(&self, what: &str, why: String) {
         let at = now().saturating_duration_since(self.began).as_secs_f64();
         let phase = self.phase.lock().unwrap().clone();
-        self.tally.lock().unwrap().failed.push(format!("{at:.3} s, request {number}, {phase}: {why}"));
+        self.tally.lock().unwrap().failed.push(format!("{at:.3} s, {what}, {phase}: {why}"));
     }
 
     /// Brings one request to its end.
@@ -250,15 +271,39 @@ impl Front {
                 return Ok((edge, connection, true));
             }
             if edge.is_announced() {
-                edge.opening.fetch_add(1, Ordering::SeqCst);
-                let opened = Connection::open(edge.address).await;
-                edge.opening.fetch_sub(1, Ordering::SeqCst);
-                let opened = opened.map_err(|error| format!("no connection to {}: {error}", edge.address))?;
-                self.tally.lock().unwrap().opened += 1;
-                return Ok((edge, opened, false));
+                return Ok((edge, self.open(edge).await?, false));
             }
         }
         Err("no edge is announced".to_owned())
+    }
+
+    async fn open(&self, edge: &Edge) -> Result<Connection, String> {
+        edge.opening.fetch_add(1, Ordering::SeqCst);
+        let opened = Connection::open(edge.address).await;
+        edge.opening.fetch_sub(1, Ordering::SeqCst);
+        self.tally.lock().unwrap().opened += 1;
+        opened.map_err(|error| format!("no connection to {}: {error}", edge.address))
+    }
+
+    /// Holds a WebSocket open until `stop`: another one whenever it was closed with 1012.
+    async fn web_socket(&self, home: usize, stop: &CancellationToken) -> Result<(), String> {
+        loop {
+            let (edge, connection, _) = self.connection(Way::Own, home).await?;
+            let upgrade = WebSocket::upgrade(connection.into_stream());
+            let upgraded = match tokio::time::timeout(PATIENCE, upgrade).await {
+                Ok(upgraded) => upgraded.map_err(|why| format!("no upgrade by {}: {why}", edge.address))?,
+                Err(_) => return Err(format!("no upgrade by {} within {PATIENCE:?}", edge.address)),
+            };
+            let mut heard = 0;
+            let ended = upgraded.talk(stop, &mut heard).await;
+            let mut tally = self.tally.lock().unwrap();
+            tally.web_sockets += 1;
+            tally.heard += heard;
+            match ended.map_err(|why| format!("at {}: {why}", edge.address))? {
+                Ended::Stopped => return Ok(()),
+                Ended::Restart => tally.restarted += 1,
+            }
+        }
     }
 
     /// A kept connection that is open still.

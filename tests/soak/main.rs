@@ -10,6 +10,7 @@ mod bulk;
 mod connection;
 mod load;
 mod rolling;
+mod websocket;
 
 /// How much longer than in CI: 1 when nothing is said.
 fn scale() -> f64 {
