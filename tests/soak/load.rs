@@ -25,6 +25,12 @@ const SELDOM: usize = 6;
 
 /// WebSockets that are open all the time.
 const WEB_SOCKETS: usize = 12;
+/// Requests that are under way all the time, whatever the rate: a drain meets some at every edge and
+/// Machine.
+const SLOW: usize = 9;
+
+/// Numbers of requests that differ by less belong together.
+const FAR: u64 = 1 << 40;
 
 /// What a request travels on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,12 +51,11 @@ struct Kind {
 }
 
 impl Kind {
-    /// Most requests are quick; at each moment some take their time, or carry a body worth the name.
+    /// Most requests are quick, some bring a body worth the name.
     fn of(number: u64) -> Self {
         let (way, path) = match number % 50 {
             1 => (Way::Seldom, "/"),
-            2 => (Way::Busy, "/slow?ms=800"),
-            3 => (Way::Busy, "/bytes/100000"),
+            2 => (Way::Busy, "/bytes/100000"),
             rest if rest % 5 == 0 => (Way::Own, "/"),
             _ => (Way::Busy, "/"),
         };
@@ -81,7 +86,8 @@ pub(crate) struct Tally {
     pub(crate) heard: u64,
     /// When, and why.
     pub(crate) failed: Vec<String>,
-    /// From when a request was due to the end of its response, in milliseconds.
+    /// From when a request was due to the end of its response, in milliseconds; those that are to be
+    /// slow are not there.
     pub(crate) took: Vec<f64>,
 }
 
@@ -190,10 +196,21 @@ impl Load {
 }
 
 async fn arrive(front: Arc<Front>, rate: f64, stop: CancellationToken) {
-    let mut web_sockets = JoinSet::new();
+    let mut always = JoinSet::new();
+    for home in 0..SLOW {
+        let (front, stop) = (Arc::clone(&front), stop.clone());
+        always.spawn(async move {
+            let kind = Kind { way: Way::Busy, path: "/slow?ms=800" };
+            for number in ((1 + home as u64) * FAR..).take_while(|_| !stop.is_cancelled()) {
+                if !front.bring(kind, home, number, None).await {
+                    return;
+                }
+            }
+        });
+    }
     for home in 0..WEB_SOCKETS {
         let (front, stop) = (Arc::clone(&front), stop.clone());
-        web_sockets.spawn(async move {
+        always.spawn(async move {
             if let Err(why) = front.web_socket(home, &stop).await {
                 front.fail(&format!("WebSocket {home}"), why);
             }
@@ -215,21 +232,11 @@ async fn arrive(front: Arc<Front>, rate: f64, stop: CancellationToken) {
         }
         let front = Arc::clone(&front);
         requests.spawn(async move {
-            let what = format!("request {number}");
-            match tokio::time::timeout(PATIENCE, front.request(number)).await {
-                Ok(Ok(())) => {
-                    let took = due.elapsed().as_secs_f64() * 1e3;
-                    let mut tally = front.tally.lock().unwrap();
-                    tally.answered += 1;
-                    tally.took.push(took);
-                }
-                Ok(Err(why)) => front.fail(&what, why),
-                Err(_) => front.fail(&what, format!("no answer within {PATIENCE:?}")),
-            }
+            front.bring(Kind::of(number), (number / 5) as usize, number, Some(due)).await;
         });
     }
     while requests.join_next().await.is_some() {}
-    while web_sockets.join_next().await.is_some() {}
+    while always.join_next().await.is_some() {}
 }
 
 impl Front {
@@ -239,9 +246,25 @@ impl Front {
         self.tally.lock().unwrap().failed.push(format!("{at:.3} s, {what}, {phase}: {why}"));
     }
 
-    /// Brings one request to its end.
-    async fn request(&self, number: u64) -> Result<(), String> {
-        let (Kind { way, path }, home) = (Kind::of(number), (number / 5) as usize);
+    /// Brings one request to its end, and notes how that was and how long it took since it was due;
+    /// whether it was answered.
+    async fn bring(&self, kind: Kind, home: usize, number: u64, due: Option<tokio::time::Instant>) -> bool {
+        let what = format!("request {number} of {}", kind.path);
+        let why = match tokio::time::timeout(PATIENCE, self.request(kind, home, number)).await {
+            Ok(Ok(())) => {
+                let mut tally = self.tally.lock().unwrap();
+                tally.answered += 1;
+                tally.took.extend(due.map(|due| due.elapsed().as_secs_f64() * 1e3));
+                return true;
+            }
+            Ok(Err(why)) => why,
+            Err(_) => format!("no answer within {PATIENCE:?}"),
+        };
+        self.fail(&what, why);
+        false
+    }
+
+    async fn request(&self, Kind { way, path }: Kind, home: usize, number: u64) -> Result<(), String> {
         loop {
             let (edge, mut connection, reused) = self.connection(way, home).await?;
             let at = edge.address;
