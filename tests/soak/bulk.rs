@@ -12,8 +12,8 @@ use crate::scale;
 use crate::support::process::{Memory, forget_peak, memory};
 use crate::support::{Cluster, Request, SOON, eventually, now};
 
-/// Bytes of a body at scale 1: fewer where the program is not optimized and takes that much longer.
-const BODY: f64 = if cfg!(debug_assertions) { 200e6 } else { 1e9 };
+/// Bytes of a body at scale 1.
+const BODY: f64 = 1e9;
 /// What a node may need for a body in transit beyond what it has at rest: buffers of two sockets, a
 /// stream's window, a pump. It does not depend on the body's length.
 const FLAT: u64 = 32 << 20;
