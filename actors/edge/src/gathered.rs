@@ -32,7 +32,7 @@ const SMALL: usize = 2048;
 /// Connections of a thread that may wait; then all are sent.
 const MANY: usize = 16;
 /// Reads and writes of a thread while some wait; then all are sent.
-const LONG: usize = 64;
+const LONG: usize = 32;
 
 /// A TCP stream whose small writes go out with others'.
 #[derive(Debug)]
