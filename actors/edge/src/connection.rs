@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::bell::{First, beside};
 use crate::core::{Core, Passage};
 use crate::counted::Counted;
+use crate::hosts;
 use crate::http2::{self, Streams};
 use crate::metrics::AppCounters;
 use crate::request::handle;
@@ -84,11 +85,21 @@ impl Connection {
         self.origin.get_or_init(|| Box::new(Origin::new(client, public, self.core.config.region)))
     }
 
+    /// An address of an app's own tells its limits before the first request does.
+    fn meet_own_app(&self) {
+        let snapshot = self.core.reader.load();
+        let address = snapshot.registry.app_at(self.ends.public.ip());
+        let app = address.and_then(|address| snapshot.apps.get(&address.app));
+        if let Some((_, settings)) = app.and_then(|app| hosts::service(app, self.ends.public.port())) {
+            self.watch.limit(settings.http_options.as_ref());
+        }
+    }
+
     fn limits(&self) -> Limits {
         let config = &self.core.config;
         Limits {
             idle: config.keep_alive,
-            head: config.head_timeout,
+            head: Some(config.head_timeout),
             body: config.body_timeout,
             write: config.write_timeout,
         }
@@ -172,6 +183,7 @@ pub(crate) async fn http<S>(
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let connection = Connection::new(core, ends);
+    connection.meet_own_app();
     let mut stream = Counted::new(stream, Arc::clone(&connection));
     let speech = match speech {
         Some(speech) => speech,
@@ -296,7 +308,7 @@ where
         }
     };
     // Not every byte here begins a head; keep-alive pings find who is gone.
-    let limits = Limits { head: config.keep_alive, ..connection.limits() };
+    let limits = Limits { head: None, ..connection.limits() };
     match beside(served.as_mut(), end(connection, stopped, last, limits)).await {
         First::Busy(ended) => return ended,
         First::Seldom(End::Now) => return Ok(()),

@@ -214,8 +214,7 @@ fn prepare<'s>(
     if version == Version::HTTP_2 {
         headers::join_cookies(&mut headers);
     }
-    let seconds = settings.http_options.as_ref().and_then(|options| options.idle_timeout);
-    access.connection.watch.limit_idle(seconds);
+    access.connection.watch.limit(settings.http_options.as_ref());
     // hyper adds it to what asks for an upgrade. A body would have to be sent before the change.
     let upgrade = extensions.remove::<OnUpgrade>().filter(|_| incoming.is_end_stream());
     let upgrade = upgrade.and_then(|upgrade| Some((upgrade, headers::upgrade(&headers)?)));

@@ -7,6 +7,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use skein_core::machine::HttpOptions;
 use tokio::time::{Instant, sleep_until};
 
 /// Looks per shortest limit.
@@ -20,8 +21,9 @@ const LEAST: Duration = Duration::from_millis(100);
 pub(crate) struct Limits {
     /// Nothing of a request has come.
     pub(crate) idle: Duration,
-    /// A head has begun, or none was ever there.
-    pub(crate) head: Duration,
+    /// A head has begun, or none was ever there; `None` where bytes do not tell that, and then it is as
+    /// long as `idle`.
+    pub(crate) head: Option<Duration>,
     /// Nothing comes of a body that is waited for.
     pub(crate) body: Duration,
     /// The client takes nothing of what is to be sent.
@@ -48,6 +50,8 @@ pub(crate) struct Watch {
     writes: AtomicU32,
     /// Milliseconds that the app allows instead of the usual idle time; 0 for none.
     idle: AtomicU64,
+    /// The same for a head.
+    head: AtomicU64,
 }
 
 /// What is waited for.
@@ -112,9 +116,11 @@ impl Watch {
         self.begun.load(Ordering::Relaxed) != self.ended.load(Ordering::Relaxed)
     }
 
-    /// The app allows so many seconds without a request, or has no wish.
-    pub(crate) fn limit_idle(&self, seconds: Option<u64>) {
-        self.idle.store(seconds.unwrap_or_default().saturating_mul(1000), Ordering::Relaxed);
+    /// The app's own limits, where it has some.
+    pub(crate) fn limit(&self, options: Option<&HttpOptions>) {
+        let ms = |seconds: Option<u64>| seconds.unwrap_or_default().saturating_mul(1000);
+        self.idle.store(ms(options.and_then(|options| options.idle_timeout)), Ordering::Relaxed);
+        self.head.store(ms(options.and_then(|options| options.headers_read_timeout)), Ordering::Relaxed);
     }
 
     fn look(&self) -> Look {
@@ -135,15 +141,18 @@ impl Watch {
 
     /// Waits until nothing moved for too long, and says what was waited for.
     pub(crate) async fn overdue(&self, limits: Limits) -> Phase {
-        let Limits { head, body, write, .. } = limits;
+        let Limits { body, write, .. } = limits;
         let (mut seen, mut since) = (self.look(), Instant::now());
         loop {
             let idle = match self.idle.load(Ordering::Relaxed) {
                 0 => limits.idle,
                 wanted => Duration::from_millis(wanted),
             };
-            // Where heads have no shorter time of their own, the app's wish is theirs too.
-            let head = if head >= limits.idle { idle } else { head };
+            let head = match (limits.head, self.head.load(Ordering::Relaxed)) {
+                (None, _) => idle,
+                (Some(usual), 0) => usual,
+                (Some(_), wanted) => Duration::from_millis(wanted),
+            };
             let limit = match seen.0 {
                 Phase::Busy => None,
                 Phase::Head => Some(since + head),
@@ -170,7 +179,7 @@ mod tests {
 
     const LIMITS: Limits = Limits {
         idle: Duration::from_secs(60),
-        head: Duration::from_secs(30),
+        head: Some(Duration::from_secs(30)),
         body: Duration::from_secs(50),
         write: Duration::from_secs(100),
     };
@@ -180,6 +189,20 @@ mod tests {
         let begun = Instant::now();
         let phase = watch.overdue(LIMITS).await;
         (phase, begun.elapsed().as_secs())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_app_may_have_limits_of_its_own_for_heads_and_for_idle_connections() {
+        let watch = Watch::default();
+        let own: HttpOptions =
+            serde_json::from_str(r#"{"headers_read_timeout":5,"idle_timeout":20}"#).unwrap();
+        watch.limit(Some(&own));
+        assert_eq!(overdue(&watch).await, (Phase::Head, 5));
+        watch.begin();
+        watch.end();
+        assert_eq!(overdue(&watch).await, (Phase::Idle, 20));
+        watch.limit(None);
+        assert_eq!(overdue(&watch).await, (Phase::Idle, 60));
     }
 
     #[tokio::test(start_paused = true)]

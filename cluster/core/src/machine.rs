@@ -301,6 +301,10 @@ pub struct HttpOptions {
     /// so long (SPEC HTTP-6).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idle_timeout: Option<u64>,
+    /// Seconds that a client may take for the head of a request (SPEC HTTP-9). Over HTTP/1, and from a
+    /// connection's first request on where its address is shared.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub headers_read_timeout: Option<u64>,
     /// Changes to response headers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub response: Option<HttpResponseOptions>,

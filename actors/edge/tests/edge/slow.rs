@@ -86,6 +86,37 @@ async fn http_9_a_head_that_does_not_end_is_cut_off_and_nothing_of_it_reaches_a_
     assert_eq!(get(edge, "/").await.status, 200);
 }
 
+/// Nothing but the port's own limit would end them: the others for heads are longer than any test. That
+/// for bodies only makes the edge look often.
+#[tokio::test]
+async fn http_9_a_port_may_have_its_own_time_for_heads() {
+    const OWN: &str = r#"{"internal_port":8080,
+        "ports":[{"port":80,"handlers":["http"],"http_options":{"headers_read_timeout":1}}]}"#;
+    let server = Server::answering(|_| text(200, "hello")).await;
+    let mut world = World::with(&["iad"], |config| {
+        (config.keep_alive, config.head_timeout, config.body_timeout) = (LATE, LATE, SOON);
+    });
+    let app = world.app("hello");
+    let own = world.dedicated(app);
+    world.machine(0, app, server.address, OWN);
+    world.publish();
+    // An address of its own tells the app at once, a shared one with the first request.
+    for (edge, before) in [
+        (world.map(0, own, 80).await, ""),
+        (world.shared(0, 80).await, "GET / HTTP/1.1\r\nhost: hello.localhost\r\n\r\n"),
+    ] {
+        let mut stream = TcpStream::connect(edge).await.unwrap();
+        stream.write_all(before.as_bytes()).await.unwrap();
+        if !before.is_empty() {
+            let head = crate::backend::read_head(&mut stream).await.unwrap();
+            assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+        }
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: he").await.unwrap();
+        let rest = String::from_utf8(closed(&mut stream).await).unwrap();
+        assert!(["", "hello"].contains(&rest.as_str()), "{rest}");
+    }
+}
+
 /// SPEC HTTP-6: no limit for heads would end it.
 #[tokio::test]
 async fn http_6_an_unused_connection_is_closed_after_its_last_response() {

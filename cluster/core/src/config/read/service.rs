@@ -263,9 +263,8 @@ fn http_options(item: &Item<'_>, report: &mut Report<'_>) -> Option<HttpOptions>
     };
     options.h2_backend = fields.take("h2_backend").and_then(|item| item.boolean(report)).unwrap_or_default();
     options.idle_timeout = fields.take("idle_timeout").and_then(|item| whole_seconds(&item, report));
-    if let Some(time) = fields.take("headers_read_timeout").and_then(|item| whole_seconds(&item, report)) {
-        options.rest.insert("headers_read_timeout".into(), time.into());
-    }
+    options.headers_read_timeout =
+        fields.take("headers_read_timeout").and_then(|item| whole_seconds(&item, report));
     if let Some(item) = fields.take("replay_cache") {
         let rules: Vec<Json> =
             item.tables(report).into_iter().map(|fields| replay_cache(fields, report)).collect();
