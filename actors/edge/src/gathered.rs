@@ -15,7 +15,7 @@
 //! connection changes threads.
 
 use std::cell::RefCell;
-use std::io::{self, ErrorKind, IoSlice};
+use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -53,7 +53,6 @@ struct State {
     /// `None` once the stream is gone.
     fd: Option<RawFd>,
     bytes: Vec<u8>,
-    failed: Option<ErrorKind>,
     task: Option<Waker>,
 }
 
@@ -116,11 +115,8 @@ impl State {
             match send(fd, &self.bytes, MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT) {
                 Ok(sent) => drop(self.bytes.drain(..sent)),
                 Err(Errno::EINTR) => {}
-                Err(error) => {
-                    if error != Errno::EAGAIN {
-                        self.failed = Some(io::Error::from(error).kind());
-                        self.bytes = Vec::new();
-                    }
+                Err(_) => {
+                    // No room, or the connection is broken: the task sends the rest, or meets that too.
                     look.store(true, Ordering::Release);
                     if let Some(task) = self.task.take() {
                         task.wake();
@@ -135,7 +131,7 @@ impl State {
 
 impl Gathered {
     pub(crate) fn new(stream: TcpStream) -> Self {
-        let state = State { fd: Some(stream.as_raw_fd()), bytes: Vec::new(), failed: None, task: None };
+        let state = State { fd: Some(stream.as_raw_fd()), bytes: Vec::new(), task: None };
         let kept = Arc::new(Kept { state: Mutex::new(state), look: AtomicBool::new(false) });
         Self { stream, kept }
     }
@@ -172,9 +168,6 @@ impl Gathered {
     /// Sends what was kept, before anything else is.
     fn poll_kept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut state = self.kept.lock();
-        if let Some(kind) = state.failed {
-            return Poll::Ready(Err(kind.into()));
-        }
         while !state.bytes.is_empty() {
             let sent = ready!(Pin::new(&mut self.stream).poll_write(cx, &state.bytes))?;
             state.bytes.drain(..sent);
@@ -252,6 +245,8 @@ impl AsyncWrite for Gathered {
 
 #[cfg(test)]
 mod tests {
+    use std::io::ErrorKind;
+
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
     use tokio::runtime::{Builder, Runtime};
@@ -279,7 +274,6 @@ mod tests {
             let (mut near, mut far) = pair().await;
             near.write_all(b"hel").await.unwrap();
             near.write_all(b"lo").await.unwrap();
-            far.readable().await.unwrap_or_default();
             let mut got = [0; 5];
             far.read_exact(&mut got).await.unwrap();
             assert_eq!(&got, b"hello");
@@ -320,7 +314,7 @@ mod tests {
     }
 
     /// A peer that reads late: what could not be sent comes later, in order, with small and large
-    /// writes mixed; and what is kept when the stream goes is sent.
+    /// writes mixed.
     #[test]
     fn all_bytes_arrive_in_order_also_when_the_peer_is_slow() {
         gathering().block_on(async {
@@ -348,18 +342,34 @@ mod tests {
     }
 
     #[test]
+    fn a_stream_that_goes_has_sent_what_it_kept() {
+        gathering().block_on(async {
+            let (mut near, mut far) = pair().await;
+            near.write_all(b"last words").await.unwrap();
+            drop(near);
+            let mut got = Vec::new();
+            far.read_to_end(&mut got).await.unwrap();
+            assert_eq!(got, b"last words");
+        });
+    }
+
+    #[test]
     fn a_send_that_fails_later_is_told() {
         gathering().block_on(async {
             let (mut near, far) = pair().await;
             far.set_zero_linger().unwrap();
             drop(far);
-            let failed = loop {
-                if let Err(error) = near.write_all(b"x").await {
-                    break error;
+            let failing = async {
+                loop {
+                    if let Err(error) = near.write_all(b"x").await {
+                        break error;
+                    }
+                    // The thread parks, which ends the turn.
+                    tokio::time::sleep(std::time::Duration::from_millis(1)).await;
                 }
-                // The end of a turn.
-                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
             };
+            let failed = tokio::time::timeout(std::time::Duration::from_secs(60), failing).await;
+            let failed = failed.expect("a write should fail once a send has failed");
             assert!(matches!(failed.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset), "{failed}");
         });
     }
