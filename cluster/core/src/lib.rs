@@ -11,6 +11,7 @@ pub mod age;
 pub mod api;
 pub mod attr;
 pub mod balance;
+pub mod budget;
 pub mod code;
 pub mod codec;
 pub mod config;
@@ -24,6 +25,7 @@ pub mod load;
 pub mod machine;
 pub mod near;
 pub mod planted;
+pub mod queue;
 pub mod random;
 pub mod record;
 pub mod region;
@@ -38,6 +40,7 @@ pub mod strict;
 pub mod suspicion;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod turns;
 pub mod websocket;
 pub mod wire;
 
