@@ -10,12 +10,12 @@ use imbl::OrdMap;
 use skein_core::load::Permit;
 use skein_core::machine::MachineState;
 use skein_core::wire::{RefuseReason, Refused, Target};
-use skein_core::{AppId, MachineId};
+use skein_core::{AppId, MachineId, NodeNumber};
 
 use crate::local::LocalMachine;
 
-/// Nodes that a request may have passed before this one; a relay adds one (DESIGN section 4).
-pub const MAX_HOPS: u8 = 2;
+/// Nodes that may have passed a request on before this one (SPEC LB-8, DESIGN section 4).
+pub const MAX_HOPS: u8 = 1;
 
 /// A request that was taken, and its slot.
 #[derive(Debug)]
@@ -28,19 +28,31 @@ pub struct Admission {
     pub permit: Permit,
 }
 
-/// Takes a request or connection for a Machine of `app` on the public `port`: finds the Machine,
-/// takes a slot.
+/// What is asked of a worker.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked {
+    /// The app.
+    pub app: AppId,
+    /// The public port, which names the service.
+    pub port: u16,
+    /// Which Machine.
+    pub target: Target,
+    /// Nodes that it has passed.
+    pub hops: u8,
+    /// The edge that holds the client: who waits, if it must.
+    pub edge: NodeNumber,
+}
+
+/// Takes a request or connection for a Machine of this node: finds the Machine, takes a slot.
 ///
 /// # Errors
 /// [`Refused`]: nothing reached the Machine.
 pub fn admit(
     machines: &OrdMap<MachineId, Arc<LocalMachine>>,
-    app: AppId,
-    port: u16,
-    target: Target,
-    hops: u8,
+    asked: Asked,
     now: Instant,
 ) -> Result<Admission, Refused> {
+    let Asked { app, port, target, hops, edge } = asked;
     let refuse = |reason| Refused { reason, age_ms: 0, load: 0 };
     if hops > MAX_HOPS {
         return Err(refuse(RefuseReason::Hops));
@@ -48,14 +60,14 @@ pub fn admit(
     match target {
         Target::Machine(id) => {
             let machine = machines.get(&id).filter(|machine| machine.app == app);
-            take(machine.ok_or_else(|| refuse(RefuseReason::Unknown))?, port, now)
+            take(machine.ok_or_else(|| refuse(RefuseReason::Unknown))?, port, edge, now)
         }
         Target::Any => {
             let mut mine: Vec<_> = machines.values().filter(|machine| machine.app == app).collect();
             mine.sort_by_key(|machine| load(machine, port));
             let mut last = refuse(RefuseReason::Unknown);
             for machine in mine {
-                match take(machine, port, now) {
+                match take(machine, port, edge, now) {
                     Ok(taken) => return Ok(taken),
                     // What is full may have room soon: the most hopeful reason is told.
                     Err(refused) if last.reason != RefuseReason::Full => last = refused,
@@ -74,7 +86,12 @@ fn load(machine: &LocalMachine, port: u16) -> u64 {
     u64::from(in_flight) * 1_000_000 / u64::from(service.limits().soft.max(1))
 }
 
-fn take(machine: &Arc<LocalMachine>, port: u16, now: Instant) -> Result<Admission, Refused> {
+fn take(
+    machine: &Arc<LocalMachine>,
+    port: u16,
+    edge: NodeNumber,
+    now: Instant,
+) -> Result<Admission, Refused> {
     let age_ms = now.saturating_duration_since(machine.since).as_millis() as u64;
     let refuse = |reason, load| Refused { reason, age_ms, load };
     if machine.state != MachineState::Started {
@@ -89,7 +106,7 @@ fn take(machine: &Arc<LocalMachine>, port: u16, now: Instant) -> Result<Admissio
     let (index, service, _) =
         machine.config.tcp_service(port).ok_or_else(|| refuse(RefuseReason::NoService, 0))?;
     let slots = machine.slots.get(index).ok_or_else(|| refuse(RefuseReason::NoService, 0))?;
-    match slots.try_acquire(service.limits().hard) {
+    match slots.take(service.limits().hard, edge, now) {
         Some(permit) => Ok(Admission { machine: Arc::clone(machine), service: index, permit }),
         None => Err(Refused { reason: RefuseReason::Full, age_ms: 0, load: slots.in_flight() }),
     }
@@ -129,20 +146,25 @@ mod tests {
         }
     }
 
+    fn asked(target: Target) -> Asked {
+        Asked { app: WEB, port: 80, target, hops: 0, edge: NodeNumber(1) }
+    }
+
     fn of(machines: Vec<LocalMachine>) -> OrdMap<MachineId, Arc<LocalMachine>> {
         machines.into_iter().map(|machine| (machine.id, Arc::new(machine))).collect()
     }
 
     fn refusal(machine: LocalMachine, app: AppId, port: u16, hops: u8) -> RefuseReason {
         let target = Target::Machine(machine.id);
-        let refused = admit(&of(vec![machine]), app, port, target, hops, clock::now());
+        let asked = Asked { app, port, target, hops, edge: NodeNumber(1) };
+        let refused = admit(&of(vec![machine]), asked, clock::now());
         refused.expect_err("it must not be taken").reason
     }
 
     #[test]
     fn lb_5_a_slot_is_taken_up_to_the_hard_limit_and_comes_back() {
         let machines = of(vec![machine(1, 2)]);
-        let take = || admit(&machines, WEB, 80, Target::Machine(MachineId::from_bits(1)), 0, clock::now());
+        let take = || admit(&machines, asked(Target::Machine(MachineId::from_bits(1))), clock::now());
         let first = take().unwrap();
         let second = take().unwrap();
         assert_eq!((first.permit.in_flight(), second.machine.id), (2, MachineId::from_bits(1)));
@@ -167,7 +189,7 @@ mod tests {
     #[test]
     fn any_machine_means_the_least_loaded_and_full_is_the_most_hopeful_refusal() {
         let machines = of(vec![machine(1, 2), machine(2, 2)]);
-        let any = || admit(&machines, WEB, 80, Target::Any, 0, clock::now());
+        let any = || admit(&machines, asked(Target::Any), clock::now());
         let taken: Vec<_> = (0..4).map(|_| any().unwrap()).collect();
         let on_first = taken.iter().filter(|seat| seat.machine.id == MachineId::from_bits(1)).count();
         assert_eq!(on_first, 2, "evenly");
@@ -175,7 +197,7 @@ mod tests {
         let stopped = LocalMachine { state: MachineState::Stopped, ..machine(3, 2) };
         let full = machine(1, 0);
         let machines = of(vec![full, stopped]);
-        let refused = admit(&machines, WEB, 80, Target::Any, 0, clock::now()).unwrap_err();
+        let refused = admit(&machines, asked(Target::Any), clock::now()).unwrap_err();
         assert_eq!(refused.reason, RefuseReason::Full);
     }
 }

@@ -369,7 +369,7 @@ fn priority(ask: &Ask) -> i32 {
     const SMALL: usize = 64 << 10;
     match ask {
         Ask::Registry(message) if message.len() > SMALL => -1,
-        Ask::Registry(_) | Ask::Ping | Ask::Version | Ask::Barrier(_) => 1,
+        Ask::Registry(_) | Ask::Ping | Ask::Version | Ask::Barrier(_) | Ask::Room(_) => 1,
         Ask::Api(_) | Ask::Config(_) => 0,
     }
 }

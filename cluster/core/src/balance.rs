@@ -197,6 +197,13 @@ pub struct Pick<'a> {
     pub reason: PickReason,
 }
 
+impl Pick<'_> {
+    /// Whether it is at its hard limit, as far as the edge knows.
+    pub fn seems_full(&self) -> bool {
+        self.candidate.limits.hard.is_some_and(|hard| self.candidate.load >= hard)
+    }
+}
+
 /// Picks one of `candidates`; `None` when none of them is in a region that the request allows.
 pub fn pick<'a>(
     candidates: &[Candidate<'a>],

@@ -3,12 +3,15 @@
 //! The counters are atomics in an `Arc` that survives snapshot swaps; a request takes a [`Permit`]
 //! and its drop gives the slot back, also when the request's task is cancelled.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use crate::id::NodeNumber;
 use crate::planted::{self, Bug};
+use crate::turns::Turns;
 
 /// Soft and hard limit of a service, with the defaults of SPEC SVC-5 applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,9 +66,24 @@ impl LoadClass {
 }
 
 /// The worker's own count of what is in flight at one service of one Machine.
-#[derive(Debug, Default)]
+///
+/// While nobody waits for a slot a request takes one by one atomic operation. Once an edge was refused
+/// there are [`Turns`], behind a mutex: a service at its limit is not the hot path.
+#[derive(Default)]
 pub struct Slots {
     in_flight: AtomicU32,
+    /// Whether `turns` holds anybody.
+    awaited: AtomicBool,
+    turns: Mutex<Turns>,
+    on_free: OnceLock<OnFree>,
+}
+
+type OnFree = Box<dyn Fn() + Send + Sync>;
+
+impl std::fmt::Debug for Slots {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Slots").field("in_flight", &self.in_flight).finish_non_exhaustive()
+    }
 }
 
 /// One slot, given back when dropped.
@@ -87,6 +105,50 @@ impl Slots {
             .ok()
             .map(|_| Permit(Arc::clone(self)))
     }
+
+    /// Takes a slot for a request of `edge`, if one is free and not kept for another edge. An edge that
+    /// gets none is remembered.
+    pub fn take(self: &Arc<Self>, hard: Option<u32>, edge: NodeNumber, now: Instant) -> Option<Permit> {
+        let Some(limit) = hard else { return self.try_acquire(None) };
+        if !self.awaited.load(Ordering::Acquire)
+            && let Some(permit) = self.try_acquire(hard)
+        {
+            return Some(permit);
+        }
+        let mut turns = self.turns();
+        let free = limit.saturating_sub(self.in_flight());
+        let permit = if turns.may_take(edge, free, now) { self.try_acquire(hard) } else { None };
+        if permit.is_none() {
+            turns.refused(edge, now);
+        }
+        self.awaited.store(!turns.is_idle(), Ordering::Release);
+        permit
+    }
+
+    /// Whose turn it is now that there may be free slots: these edges are to be told.
+    pub fn offer(&self, hard: u32, now: Instant) -> Vec<NodeNumber> {
+        let mut turns = self.turns();
+        let told = turns.offer(hard.saturating_sub(self.in_flight()), now);
+        self.awaited.store(!turns.is_idle(), Ordering::Release);
+        told
+    }
+
+    /// An edge has nothing that waits.
+    pub fn withdraw(&self, edge: NodeNumber) {
+        let mut turns = self.turns();
+        turns.withdraw(edge);
+        self.awaited.store(!turns.is_idle(), Ordering::Release);
+    }
+
+    /// What is called whenever a slot is given back while an edge waits; the first one given stays. It
+    /// must not block.
+    pub fn on_free(&self, call: impl FnOnce() -> OnFree) {
+        self.on_free.get_or_init(call);
+    }
+
+    fn turns(&self) -> std::sync::MutexGuard<'_, Turns> {
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Permit {
@@ -99,6 +161,11 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         self.0.in_flight.fetch_sub(1, Ordering::AcqRel);
+        if self.0.awaited.load(Ordering::Acquire)
+            && let Some(call) = self.0.on_free.get()
+        {
+            call();
+        }
     }
 }
 
@@ -180,6 +247,35 @@ mod tests {
         drop(first);
         assert!(slots.try_acquire(Some(1)).is_some());
         assert!(slots.try_acquire(Some(0)).is_none());
+    }
+
+    #[test]
+    fn lb_4_a_slot_that_comes_free_is_told_and_kept_for_the_edge_that_waits() {
+        const HARD: Option<u32> = Some(1);
+        let (near, far, now) = (NodeNumber(1), NodeNumber(2), crate::testing::instant());
+        let slots = Arc::new(Slots::default());
+        let freed = Arc::new(AtomicU32::new(0));
+        let count = Arc::clone(&freed);
+        slots.on_free(|| {
+            Box::new(move || {
+                count.fetch_add(1, Ordering::Relaxed);
+            })
+        });
+        let permit = slots.take(HARD, near, now).unwrap();
+        drop(permit);
+        assert_eq!(freed.load(Ordering::Relaxed), 0, "nobody waits");
+        let permit = slots.take(HARD, near, now).unwrap();
+        assert!(slots.take(HARD, far, now).is_none());
+        drop(permit);
+        assert_eq!(freed.load(Ordering::Relaxed), 1);
+        assert_eq!(slots.offer(1, now), [far]);
+        assert!(slots.take(HARD, near, now).is_none(), "kept for the other");
+        let permit = slots.take(HARD, far, now).unwrap();
+        drop(permit);
+        slots.withdraw(far);
+        slots.withdraw(near);
+        assert_eq!(slots.offer(1, now), []);
+        assert!(slots.take(HARD, near, now).is_some());
     }
 
     #[test]

@@ -131,6 +131,11 @@ impl<W: Clone> Queues<W> {
         self.lines.get(&service).map_or(0, |line| line.waiting.len())
     }
 
+    /// The ports of an app for which somebody waits.
+    pub fn ports(&self, app: AppId) -> Vec<u16> {
+        self.lines.range((app, 0)..=(app, u16::MAX)).map(|((_, port), _)| *port).collect()
+    }
+
     /// Whether somebody waits for the same: then a newcomer goes behind them.
     pub fn is_ahead(&self, service: Service, want: &Want) -> bool {
         self.lines.get(&service).is_some_and(|line| line.wants.contains_key(want))
@@ -261,6 +266,7 @@ mod tests {
         assert_eq!(queues.join(WEB, Want::default(), "more"), Err(Crowded));
         queues.join((WEB.0, 443), Want::default(), "tls").unwrap();
         assert_eq!(queues.join((WEB.0, 8080), Want::default(), "more"), Err(Crowded), "in all");
+        assert_eq!((queues.ports(WEB.0), queues.ports(AppId(Ulid(2)))), (vec![80, 443], vec![]));
         queues.leave(WEB, tickets[1]);
         assert!(queues.join((WEB.0, 8080), Want::default(), "now").is_ok());
     }

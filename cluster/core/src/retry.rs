@@ -9,10 +9,6 @@ use crate::wire::{RefuseReason, Refused};
 /// Attempts of one request that may fail before it is answered PR03.
 pub const MAX_ATTEMPTS: u32 = 90;
 
-/// Refusals of one request before it is answered: each worker that seemed able is asked once, then
-/// those that refused because they were full are asked again at most this often in all.
-pub const MAX_REFUSALS: u32 = 32;
-
 /// How an attempt failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
@@ -52,10 +48,8 @@ pub enum Next {
 /// What an edge knows of a request whose attempt failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Attempted {
-    /// Attempts so far that were not refusals.
+    /// Attempts so far that were not refused before admission.
     pub attempts: u32,
-    /// Refusals so far.
-    pub refusals: u32,
     /// Whether the method is idempotent (RFC 9110 section 9.2.2).
     pub idempotent: bool,
     /// Whether the whole body sent so far can be sent again.
@@ -75,10 +69,20 @@ pub fn after_failure(failure: Failure, so_far: Attempted) -> Next {
     {
         return Next::Answer(code);
     }
-    if so_far.attempts >= MAX_ATTEMPTS || so_far.refusals >= MAX_REFUSALS {
+    if so_far.attempts >= MAX_ATTEMPTS {
         return Next::Answer(ErrorCode::PR03);
     }
     Next::Retry
+}
+
+/// Whether the worker refused it before it admitted it, for what it knew without asking the Machine: that
+/// is no attempt of SPEC LB-6 and no retry of LB-9, since it costs the app nothing.
+pub fn is_before_admission(failure: Failure) -> bool {
+    match failure {
+        Failure::Refused(RefuseReason::Connect(_) | RefuseReason::Hops | RefuseReason::Unreachable) => false,
+        Failure::Refused(_) => true,
+        Failure::Unreachable | Failure::Broken { .. } => false,
+    }
 }
 
 /// The code of a refusal, when it is the request's last word.
@@ -92,6 +96,7 @@ pub fn refusal_code(reason: RefuseReason) -> ErrorCode {
         RefuseReason::NoService => ErrorCode::PR01,
         RefuseReason::Connect(code) => code,
         RefuseReason::Hops => ErrorCode::PR03,
+        RefuseReason::Unreachable => ErrorCode::PM02,
     }
 }
 
@@ -112,13 +117,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn so_far() -> Attempted {
-        Attempted {
-            attempts: 1,
-            refusals: 0,
-            idempotent: false,
-            replayable: true,
-            left: Duration::from_secs(30),
-        }
+        Attempted { attempts: 1, idempotent: false, replayable: true, left: Duration::from_secs(30) }
     }
 
     const BROKEN: Failure = Failure::Broken { code: ErrorCode::PU02, reached_app: true };
@@ -141,9 +140,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_is_retried_without_time_or_a_body(attempts in 0u32..100, refusals in 0u32..100, idempotent: bool, timed_out: bool) {
+        fn nothing_is_retried_without_time_or_a_body(attempts in 0u32..100, idempotent: bool, timed_out: bool) {
             let left = if timed_out { Duration::ZERO } else { Duration::from_secs(1) };
-            let so_far = Attempted { attempts, refusals, idempotent, replayable: timed_out, left };
+            let so_far = Attempted { attempts, idempotent, replayable: timed_out, left };
             prop_assert!(matches!(after_failure(BROKEN, so_far), Next::Answer(_)));
         }
     }

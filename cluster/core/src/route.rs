@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use crate::balance::{self, Candidate, Constraint, Pick};
 use crate::code::ErrorCode;
-use crate::id::MachineId;
+use crate::id::{AppId, MachineId};
+use crate::queue::{self, Service, Want};
 use crate::random::Random;
 use crate::region::Regions;
 use crate::replay::{self, Replay};
@@ -52,6 +53,8 @@ pub struct Decision<'s> {
     /// Whether another one could take it, on a node that answers: then a node that falls silent is
     /// given up.
     pub alternatives: bool,
+    /// Whether it seems full too, after [`queue::MAX_FULL`] that were: whoever can wait does so now.
+    pub enough: bool,
 }
 
 /// What is known of the request when an attempt failed.
@@ -80,25 +83,78 @@ impl From<ErrorCode> for Stop {
     }
 }
 
-/// What is known of a request's way so far.
+/// What is known of a request's way so far, with the app as one snapshot has it.
 #[derive(Debug)]
 pub struct Route<'s> {
     app: &'s Arc<AppView>,
+    way: Way,
+}
+
+/// What is known of a request's way so far, whatever the snapshot: what stays while it waits.
+#[derive(Debug)]
+pub struct Way {
+    app: AppId,
     port: u16,
     constraint: Constraint,
     replays: u32,
     // Since the last replay.
     failed: u32,
-    refused: u32,
     stale: u32,
     last: Option<ErrorCode>,
+    // Since it waited last.
+    /// Machines that refused it; they are excluded too.
+    refused: Vec<MachineId>,
+    full: u32,
+}
+
+impl Way {
+    /// What it waits for.
+    pub fn want(&self) -> Want {
+        Want::from(&self.constraint)
+    }
+
+    /// The service that it waits for.
+    pub fn service(&self) -> Service {
+        (self.app, self.port)
+    }
+
+    /// Goes on with a newer snapshot; `None` when the app is gone.
+    pub fn resume(self, snapshot: &Snapshot) -> Option<Route<'_>> {
+        Some(Route { app: snapshot.apps.get(&self.app)?, way: self })
+    }
 }
 
 impl<'s> Route<'s> {
     /// A request for `app` on the public `port` that prefers those regions (codes or aliases).
     pub fn new(app: &'s Arc<AppView>, port: u16, prefer: Vec<String>) -> Self {
         let constraint = Constraint { prefer, ..Constraint::default() };
-        Self { app, port, constraint, replays: 0, failed: 0, refused: 0, stale: 0, last: None }
+        let way = Way {
+            app: app.app.id,
+            port,
+            constraint,
+            replays: 0,
+            failed: 0,
+            stale: 0,
+            last: None,
+            refused: Vec::new(),
+            full: 0,
+        };
+        Self { app, way }
+    }
+
+    /// What it is for, and what it asks for.
+    pub fn way(&self) -> &Way {
+        &self.way
+    }
+
+    /// The request waits: whoever refused it may take it later (SPEC LB-4). Those that failed stay
+    /// excluded.
+    pub fn wait(self) -> Way {
+        let mut way = self.way;
+        let refused = std::mem::take(&mut way.refused);
+        way.constraint.exclude.retain(|machine| !refused.contains(machine));
+        way.full = 0;
+        way
     }
 
     /// The app that it is for now: a replay may have changed it.
@@ -108,12 +164,12 @@ impl<'s> Route<'s> {
 
     /// Replays that were followed.
     pub fn replays(&self) -> u32 {
-        self.replays
+        self.way.replays
     }
 
     /// What the request, or the last replay, asks for; Machines that failed are excluded.
     pub fn constraint(&self) -> &Constraint {
-        &self.constraint
+        &self.way.constraint
     }
 
     /// Decides which Machine gets the request now. `usable` may leave out candidates for reasons that
@@ -129,21 +185,23 @@ impl<'s> Route<'s> {
     ) -> Result<Decision<'s>, ErrorCode> {
         let app: &'s AppView = self.app;
         let World { snapshot, proximity, regions, now_ms } = *world;
-        let verdicts = balance::candidates(app, snapshot, self.port, &self.constraint, proximity, now_ms);
+        let Way { constraint, port, full, last, .. } = &self.way;
+        let verdicts = balance::candidates(app, snapshot, *port, constraint, proximity, now_ms);
         let able = verdicts.into_iter().filter_map(|(_, verdict)| verdict.ok());
         let candidates: Vec<Candidate<'s>> = able.filter(usable).collect();
-        let pick = balance::pick(&candidates, &self.constraint, regions, rng)
-            .ok_or_else(|| self.last.unwrap_or_else(|| self.no_candidate()))?;
+        let pick = balance::pick(&candidates, constraint, regions, rng)
+            .ok_or_else(|| last.unwrap_or_else(|| self.no_candidate()))?;
+        let enough = *full >= queue::MAX_FULL && pick.seems_full();
         let lively = |other: &Candidate<'_>| {
             other.machine.record.id != pick.candidate.machine.record.id && other.alive && !other.suspect
         };
         let alternatives = !pick.candidate.suspect && candidates.iter().any(lively);
-        Ok(Decision { pick, candidates: candidates.len(), alternatives })
+        Ok(Decision { pick, candidates: candidates.len(), alternatives, enough })
     }
 
     fn no_candidate(&self) -> ErrorCode {
         let named = |id: MachineId| self.app.machines.keys().any(|(machine, _)| *machine == id);
-        match self.constraint.machine {
+        match self.way.constraint.machine {
             Some(id) if !named(id) => ErrorCode::PR02,
             Some(_) | None => ErrorCode::PR01,
         }
@@ -161,13 +219,13 @@ impl<'s> Route<'s> {
         stale: bool,
         request: Repeat,
     ) -> Result<(), ErrorCode> {
-        match failure {
-            Failure::Refused(_) => self.refused += 1,
-            Failure::Unreachable | Failure::Broken { .. } => self.failed += 1,
+        let way = &mut self.way;
+        let before = retry::is_before_admission(failure);
+        if !before {
+            way.failed += 1;
         }
         let so_far = Attempted {
-            attempts: self.failed,
-            refusals: self.refused,
+            attempts: way.failed,
             idempotent: request.idempotent,
             replayable: request.replayable,
             left: request.left,
@@ -176,11 +234,15 @@ impl<'s> Route<'s> {
             Next::Answer(code) => return Err(code),
             Next::Retry => {}
         }
-        self.stale += u32::from(stale);
-        if !stale || self.stale > MAX_STALE {
-            self.constraint.exclude.push(machine);
+        way.stale += u32::from(stale);
+        if !stale || way.stale > MAX_STALE {
+            way.constraint.exclude.push(machine);
+            if before {
+                way.refused.push(machine);
+            }
         }
-        self.last = Some(match (failure, self.last) {
+        way.full += u32::from(failure == Failure::Refused(RefuseReason::Full));
+        way.last = Some(match (failure, way.last) {
             // Whatever came later: a Machine that is only full is the most hopeful word.
             (Failure::Refused(RefuseReason::Full), _) | (_, Some(ErrorCode::PR04)) => ErrorCode::PR04,
             (Failure::Refused(reason), _) => retry::refusal_code(reason),
@@ -201,7 +263,7 @@ impl<'s> Route<'s> {
         source: &MachineView,
         world: &World<'s>,
     ) -> Result<Replay, Stop> {
-        if self.replays >= replay::MAX_REPLAYS {
+        if self.way.replays >= replay::MAX_REPLAYS {
             return Err(ErrorCode::PA02.into());
         }
         let wanted = replay::parse(instruction, world.regions)
@@ -209,11 +271,10 @@ impl<'s> Route<'s> {
         let target = replay::resolve(&wanted, self.app, source.record.id, world.snapshot)
             .map_err(|refusal| Stop { code: refusal.code(), why: Some(refusal.to_string()) })?;
         let app = world.snapshot.apps.get(&target.app).ok_or(ErrorCode::PA05)?;
-        *self = Self {
-            constraint: target.constraint,
-            replays: self.replays + 1,
-            ..Self::new(app, self.port, Vec::new())
-        };
+        let mut next = Self::new(app, self.way.port, Vec::new());
+        next.way.constraint = target.constraint;
+        next.way.replays = self.way.replays + 1;
+        *self = next;
         Ok(wanted)
     }
 }

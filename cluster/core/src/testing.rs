@@ -22,6 +22,12 @@ use crate::{AppId, ConfigHash, MachineId, NodeNumber, OrgId, ProcessGroup, Token
 /// The organization of all apps here.
 pub const ORG: OrgId = OrgId(Ulid(1));
 
+/// Some moment, to reckon from.
+#[expect(clippy::disallowed_methods, reason = "a moment can only be had from the clock")]
+pub fn instant() -> std::time::Instant {
+    std::time::Instant::now()
+}
+
 /// A started, healthy Machine of app 1.
 pub fn record(id: u64) -> Record {
     Record {

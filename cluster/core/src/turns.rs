@@ -6,23 +6,24 @@
 //! has one place, however many requests it has waiting.
 
 use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
 use crate::id::NodeNumber;
 
-/// How long a free slot is kept for the edge that was told, in milliseconds: a round trip to the other
-/// side of the world, and time to act.
-pub const OFFER_MS: u64 = 400;
-/// An edge that did not ask again for so long waits no more, in milliseconds: it asks every
+/// How long a free slot is kept for the edge that was told: a round trip to the other side of the
+/// world, and time to act.
+pub const OFFER: Duration = Duration::from_millis(400);
+/// An edge that did not ask again for so long waits no more: it asks every
 /// [`POLL`](crate::queue::POLL).
-pub const ASKED_MS: u64 = 1_000;
+pub const ASKED: Duration = Duration::from_millis(1_000);
 
 /// Who waits for a slot.
 #[derive(Debug, Default)]
 pub struct Turns {
     /// Edges in turn, with when each last asked.
-    waiting: VecDeque<(NodeNumber, u64)>,
+    waiting: VecDeque<(NodeNumber, Instant)>,
     /// Slots that are kept, with the time until when.
-    offers: Vec<(NodeNumber, u64)>,
+    offers: Vec<(NodeNumber, Instant)>,
 }
 
 impl Turns {
@@ -32,8 +33,8 @@ impl Turns {
     }
 
     /// Whether an edge may take one of `free` slots. What is kept for it is then used up.
-    pub fn may_take(&mut self, edge: NodeNumber, free: u32, now_ms: u64) -> bool {
-        self.expire(now_ms);
+    pub fn may_take(&mut self, edge: NodeNumber, free: u32, now: Instant) -> bool {
+        self.expire(now);
         if let Some(own) = self.offers.iter().position(|(to, _)| *to == edge) {
             if free > 0 {
                 self.offers.swap_remove(own);
@@ -44,17 +45,17 @@ impl Turns {
     }
 
     /// An edge was refused: it is told when its turn comes.
-    pub fn refused(&mut self, edge: NodeNumber, now_ms: u64) {
+    pub fn refused(&mut self, edge: NodeNumber, now: Instant) {
         match self.waiting.iter_mut().find(|(waiting, _)| *waiting == edge) {
-            Some((_, asked)) => *asked = now_ms,
-            None => self.waiting.push_back((edge, now_ms)),
+            Some((_, asked)) => *asked = now,
+            None => self.waiting.push_back((edge, now)),
         }
     }
 
     /// Offers what is free of `free` slots to those who wait, in turn; who is to be told. An edge that
     /// was told goes to the end: it may have more that wait.
-    pub fn offer(&mut self, free: u32, now_ms: u64) -> Vec<NodeNumber> {
-        self.expire(now_ms);
+    pub fn offer(&mut self, free: u32, now: Instant) -> Vec<NodeNumber> {
+        self.expire(now);
         let mut told = Vec::new();
         let rounds = self.waiting.len();
         for _ in 0..rounds {
@@ -63,7 +64,7 @@ impl Turns {
             }
             let Some((edge, asked)) = self.waiting.pop_front() else { break };
             self.waiting.push_back((edge, asked));
-            self.offers.push((edge, now_ms + OFFER_MS));
+            self.offers.push((edge, now + OFFER));
             told.push(edge);
         }
         told
@@ -75,9 +76,9 @@ impl Turns {
         self.offers.retain(|(to, _)| *to != edge);
     }
 
-    fn expire(&mut self, now_ms: u64) {
-        self.waiting.retain(|(_, asked)| now_ms.saturating_sub(*asked) <= ASKED_MS);
-        self.offers.retain(|(_, until)| *until > now_ms);
+    fn expire(&mut self, now: Instant) {
+        self.waiting.retain(|(_, asked)| now.saturating_duration_since(*asked) <= ASKED);
+        self.offers.retain(|(_, until)| *until > now);
     }
 }
 
@@ -89,43 +90,49 @@ mod tests {
     const FAR: NodeNumber = NodeNumber(2);
     const NEW: NodeNumber = NodeNumber(3);
 
+    /// Milliseconds after some moment.
+    fn clock() -> impl Fn(u64) -> Instant {
+        let epoch = crate::testing::instant();
+        move |ms| epoch + Duration::from_millis(ms)
+    }
+
     #[test]
     fn lb_4_a_free_slot_is_kept_for_the_edge_whose_turn_it_is() {
-        let mut turns = Turns::default();
-        assert!(turns.may_take(NEAR, 1, 0) && turns.is_idle());
-        turns.refused(FAR, 0);
-        turns.refused(NEAR, 10);
-        assert_eq!(turns.offer(0, 20), [], "nothing is free");
-        assert_eq!(turns.offer(1, 20), [FAR]);
-        assert!(!turns.may_take(NEAR, 1, 30), "it is next door, and not its turn");
-        assert!(!turns.may_take(NEW, 1, 30));
-        assert!(turns.may_take(NEW, 2, 30), "a second one is free");
-        assert!(turns.may_take(FAR, 1, 40));
-        assert_eq!(turns.offer(1, 50), [NEAR], "in turn");
-        assert!(turns.may_take(NEAR, 1, 60));
-        assert_eq!(turns.offer(1, 70), [FAR], "each keeps its place while it asks");
+        let (mut turns, at) = (Turns::default(), clock());
+        assert!(turns.may_take(NEAR, 1, at(0)) && turns.is_idle());
+        turns.refused(FAR, at(0));
+        turns.refused(NEAR, at(10));
+        assert_eq!(turns.offer(0, at(20)), [], "nothing is free");
+        assert_eq!(turns.offer(1, at(20)), [FAR]);
+        assert!(!turns.may_take(NEAR, 1, at(30)), "it is next door, and not its turn");
+        assert!(!turns.may_take(NEW, 1, at(30)));
+        assert!(turns.may_take(NEW, 2, at(30)), "a second one is free");
+        assert!(turns.may_take(FAR, 1, at(40)));
+        assert_eq!(turns.offer(1, at(50)), [NEAR], "in turn");
+        assert!(turns.may_take(NEAR, 1, at(60)));
+        assert_eq!(turns.offer(1, at(70)), [FAR], "each keeps its place while it asks");
     }
 
     #[test]
     fn an_offer_that_nobody_takes_and_an_edge_that_asks_no_more_hold_nothing() {
-        let mut turns = Turns::default();
-        turns.refused(FAR, 0);
-        assert_eq!(turns.offer(1, 0), [FAR]);
-        assert!(!turns.may_take(NEAR, 1, OFFER_MS - 1));
-        assert!(turns.may_take(NEAR, 1, OFFER_MS));
-        assert_eq!(turns.offer(1, ASKED_MS + 1), [], "it did not ask again");
+        let (mut turns, at) = (Turns::default(), clock());
+        turns.refused(FAR, at(0));
+        assert_eq!(turns.offer(1, at(0)), [FAR]);
+        assert!(!turns.may_take(NEAR, 1, at(0) + OFFER - Duration::from_millis(1)));
+        assert!(turns.may_take(NEAR, 1, at(0) + OFFER));
+        assert_eq!(turns.offer(1, at(1) + ASKED), [], "it did not ask again");
         assert!(turns.is_idle());
-        turns.refused(FAR, 5_000);
-        assert_eq!(turns.offer(1, 5_000), [FAR]);
+        turns.refused(FAR, at(5_000));
+        assert_eq!(turns.offer(1, at(5_000)), [FAR]);
         turns.withdraw(FAR);
-        assert!(turns.is_idle() && turns.may_take(NEAR, 1, 5_000));
+        assert!(turns.is_idle() && turns.may_take(NEAR, 1, at(5_000)));
     }
 
     #[test]
     fn between_edges_that_all_wait_the_slots_are_shared_evenly() {
-        let mut turns = Turns::default();
+        let (mut turns, at) = (Turns::default(), clock());
         let mut got = [0; 3];
-        for now in 0..300u64 {
+        for now in (0..300).map(at) {
             for edge in 1..=3 {
                 turns.refused(NodeNumber(edge), now);
             }

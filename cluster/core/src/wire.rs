@@ -75,7 +75,9 @@ pub struct Preamble {
     pub target: Target,
     /// Milliseconds left for the request.
     pub deadline_ms: u32,
-    /// Nodes passed so far; a relay adds one and refuses at 2.
+    /// The node of the Machine, when the one that gets this is only to pass it on (SPEC LB-8).
+    pub relay: Option<NodeNumber>,
+    /// Nodes that passed it on so far: at most one.
     pub hops: u8,
     /// The edge that holds the client.
     pub edge: NodeNumber,
@@ -139,6 +141,8 @@ pub enum RefuseReason {
     Connect(ErrorCode),
     /// Too many hops.
     Hops,
+    /// The node that was to pass it on cannot reach the Machine's node.
+    Unreachable,
 }
 
 /// A worker's refusal.
@@ -185,6 +189,21 @@ pub enum Ask {
     Barrier(Vec<Seen>),
     /// Nothing: measures the round trip.
     Ping,
+    /// A Machine that refused this edge has room: whether anybody waits for it, as a `bool`.
+    Room(Room),
+}
+
+/// A worker's hint that a slot is free (SPEC LB-4).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Room {
+    /// The app.
+    pub app: AppId,
+    /// The Machine.
+    pub machine: MachineId,
+    /// Which service of its configuration, by index.
+    pub service: u16,
+    /// What is in flight at it.
+    pub load: u32,
 }
 
 /// How far a node has come.
@@ -404,6 +423,7 @@ mod tests {
             protocol: Protocol::Http,
             target: Target::Machine(MachineId::from_bits(5)),
             deadline_ms: 60_000,
+            relay: None,
             hops: 0,
             edge: NodeNumber(1),
             edge_region: "iad".parse().unwrap(),

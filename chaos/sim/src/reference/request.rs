@@ -2,7 +2,7 @@
 
 use skein_core::code::ErrorCode;
 use skein_core::region::Regions;
-use skein_core::retry::{Failure, MAX_ATTEMPTS, MAX_REFUSALS, refusal_code};
+use skein_core::retry::{Failure, MAX_ATTEMPTS, refusal_code};
 use skein_core::wire::RefuseReason;
 use skein_core::{AppId, MachineId, NodeNumber};
 
@@ -70,9 +70,12 @@ impl Reference {
             Failure::Refused(RefuseReason::Unknown) => {
                 cause(was(|status| !status.exists), "refused: it was gone", || none("there"))
             }
-            Failure::Refused(RefuseReason::NoService | RefuseReason::Connect(_) | RefuseReason::Hops) => {
-                Err(format!("nothing here leads to {failure:?}"))
-            }
+            Failure::Refused(
+                RefuseReason::NoService
+                | RefuseReason::Connect(_)
+                | RefuseReason::Hops
+                | RefuseReason::Unreachable,
+            ) => Err(format!("nothing here leads to {failure:?}")),
             Failure::Broken { code: ErrorCode::PU02, .. } => {
                 cause(was(|status| !status.started), "broken: its process ended", || none("started"))
             }
@@ -221,7 +224,7 @@ impl Reference {
 fn gave_up(code: ErrorCode, asked: &Asked, desk: &Desk, now: Micros) -> Cause {
     let Some(last) = desk.failed.last() else { return Err("nothing failed".to_owned()) };
     if code == ErrorCode::PR03 {
-        let often = desk.refusals >= MAX_REFUSALS || desk.attempts >= MAX_ATTEMPTS;
+        let often = desk.attempts >= MAX_ATTEMPTS;
         return cause(often, "it was tried as often as it may be", || "few attempts failed".to_owned());
     }
     if code != code_of(last.failure) {

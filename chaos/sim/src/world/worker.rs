@@ -1,6 +1,6 @@
 //! The worker's side of requests, on the production's [`admit`].
 
-use skein_cluster::admission::admit;
+use skein_cluster::admission::{Asked, admit};
 use skein_core::code::ErrorCode;
 use skein_core::wire::{RefuseReason, Target};
 use skein_core::{MachineId, NodeNumber};
@@ -20,8 +20,12 @@ impl World {
         let admission = if node.drains() {
             Err((RefuseReason::Draining, 0))
         } else {
-            admit(&node.local, app, PORT, target, 0, self.clock.instant(now))
-                .map_err(|refused| (refused.reason, refused.load))
+            admit(
+                &node.local,
+                Asked { app, port: PORT, target, hops: 0, edge: from },
+                self.clock.instant(now),
+            )
+            .map_err(|refused| (refused.reason, refused.load))
         };
         let admission = match admission {
             Ok(admission) => admission,

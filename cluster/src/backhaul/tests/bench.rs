@@ -168,6 +168,7 @@ pub(super) fn preamble() -> Preamble {
         protocol: skein_core::wire::Protocol::Http,
         target: skein_core::wire::Target::Any,
         deadline_ms: PATIENCE.as_millis() as u32,
+        relay: None,
         hops: 0,
         edge: number(1),
         edge_region: "iad".parse().unwrap(),
