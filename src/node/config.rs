@@ -107,6 +107,15 @@ pub struct EdgeLimits {
     /// [`EdgeConfig::route_timeout`], in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub route_timeout_ms: Option<NonZeroU32>,
+    /// The most requests that wait for one service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue_max: Option<NonZeroU32>,
+    /// The most requests that wait in all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue_max_all: Option<NonZeroU32>,
+    /// [`EdgeConfig::queue_timeout`], in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue_timeout_ms: Option<NonZeroU32>,
     /// [`EdgeConfig::connect_timeout`], in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connect_timeout_ms: Option<NonZeroU32>,
@@ -160,6 +169,8 @@ impl EdgeLimits {
             (self.max_target_bytes, &mut config.max_target),
             (self.max_connections, &mut config.max_connections),
             (self.max_compressions, &mut config.max_compressions),
+            (self.queue_max, &mut config.queue.service),
+            (self.queue_max_all, &mut config.queue.all),
             (self.replay_buffer_bytes, &mut config.replay_buffer),
             (self.replay_budget_bytes, &mut config.replay_budget),
             (self.h2_send_buffer_bytes, &mut config.http2.send_buffer),
@@ -175,6 +186,7 @@ impl EdgeLimits {
             (self.body_timeout_ms, &mut config.body_timeout),
             (self.write_timeout_ms, &mut config.write_timeout),
             (self.route_timeout_ms, &mut config.route_timeout),
+            (self.queue_timeout_ms, &mut config.queue_timeout),
             (self.connect_timeout_ms, &mut config.connect_timeout),
             (self.upstream_idle_ms, &mut config.upstream_idle),
             (self.h2_ping_after_ms, &mut config.http2.ping_after),
@@ -306,6 +318,9 @@ mod tests {
             ("h2_ping_timeout_ms", 20),
             ("h2_unseen_resets", 21),
             ("h2_faulty_resets", 22),
+            ("queue_max", 23),
+            ("queue_max_all", 24),
+            ("queue_timeout_ms", 25),
         ];
         let table = keys.map(|(key, value)| format!("{key} = {value}\n")).concat();
         let config = load(&format!("region = \"iad\"\ndata_dir = \"/x\"\n[edge]\n{table}")).unwrap();
@@ -319,6 +334,8 @@ mod tests {
         assert_eq!(times.map(|time| time.as_millis()), [4, 5, 6, 7]);
         let times = [edge.route_timeout, edge.connect_timeout, edge.upstream_idle];
         assert_eq!(times.map(|time| time.as_millis()), [8, 9, 10]);
+        let queue = (edge.queue.service, edge.queue.all, edge.queue_timeout.as_millis());
+        assert_eq!(queue, (23, 24, 25));
         let http2 = &edge.http2;
         assert_eq!([http2.streams, http2.stream_window, http2.connection_window], [15, 16, 17]);
         assert_eq!([http2.send_buffer, http2.unseen_resets, http2.faulty_resets], [18, 21, 22]);
@@ -347,6 +364,9 @@ mod tests {
             http2.ping_timeout.as_millis() as u64,
             http2.unseen_resets as u64,
             http2.faulty_resets as u64,
+            new().queue.service as u64,
+            new().queue.all as u64,
+            new().queue_timeout.as_millis() as u64,
         ];
         for ((key, _), default) in keys.iter().zip(defaults) {
             let row = include_str!("../../docs/http.md").split(&format!("| `{key}` | ")).nth(1);

@@ -50,6 +50,7 @@ impl Inbound for NodeInbound {
                     Ok(Bytes::new())
                 }
                 Ask::Ping => Ok(Bytes::new()),
+                Ask::Room(room) => Ok(codec::encode(&this.node.edge.room(&room)).into()),
             }
         })
     }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::{Method, Uri};
 use skein_cluster::clock;
@@ -36,10 +36,22 @@ pub(crate) struct Access {
     /// How the last attempt failed that did.
     pub(crate) last: Option<ErrorCode>,
     pub(crate) replays: u32,
+    /// How long it waited until a Machine had room.
+    pub(crate) queued: Option<Duration>,
     pub(crate) sent: u64,
     /// Whether the response was sent to its end.
     pub(crate) complete: bool,
     pub(crate) trace: Trace,
+}
+
+impl Access {
+    /// It waited until a Machine had room, or was given up.
+    pub(crate) fn waited(&mut self, waited: Duration) {
+        self.queued = Some(self.queued.unwrap_or_default() + waited);
+        if let Some((_, counters)) = &self.app {
+            counters.queued(waited);
+        }
+    }
 }
 
 impl Drop for Access {
@@ -81,6 +93,7 @@ impl Drop for Access {
                     attempts = self.attempts,
                     last = self.last.map(ErrorCode::as_str),
                     replays = self.replays,
+                    queued_ms = self.queued.map(|queued| queued.as_secs_f64() * 1e3),
                     bytes = self.sent,
                     complete = self.complete,
                     ms = took.as_secs_f64() * 1e3,

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use http::header::TRANSFER_ENCODING;
 use http::{HeaderMap, Method, Request, StatusCode, Uri, response};
 use hyper::upgrade::OnUpgrade;
+use skein_cluster::admission::Asked;
 use skein_cluster::backhaul::{FrameReceiver, FrameSender, OpenError, StreamError};
 use skein_cluster::clock;
 use skein_core::code::ErrorCode;
@@ -22,6 +23,7 @@ use crate::client_body::{Answer, Held, Stopper};
 use crate::connection::Ends;
 use crate::core::Core;
 use crate::frames::{FrameBody, PumpError, pump};
+use crate::queue::Place;
 use crate::trace::Trace;
 use crate::tunnel::Far;
 use crate::worker::Seat;
@@ -45,6 +47,8 @@ pub(crate) struct Exchange {
     pub(crate) resend: u32,
     /// How many replays came before, and what the last one named.
     pub(crate) hop: Option<(u32, &'static str)>,
+    /// Its place in the queue, until a Machine has it.
+    pub(crate) place: Option<Box<Place>>,
     /// By when a Machine must have it.
     pub(crate) deadline: Instant,
 }
@@ -111,7 +115,9 @@ impl Exchange {
         self.body.as_ref().map(KeptBody::reader)
     }
 
-    fn admitted(&self) {
+    /// A worker has taken it.
+    fn admitted(&mut self) {
+        self.place = None;
         if let Some(body) = &self.body {
             body.admit();
         }
@@ -145,13 +151,17 @@ impl Exchange {
     /// Sends the request to a Machine of this node.
     pub(crate) async fn local(&mut self, core: &Core, aim: Aim<'_>, trace: &Trace) -> Outcome {
         let target = Target::Machine(aim.machine.record.id);
-        let seat = match core.worker.seat(aim.app, self.ends.public.port(), target, 0, aim.now).await {
+        let port = self.ends.public.port();
+        let asked = Asked { app: aim.app, port, target, hops: 0, edge: core.config.node };
+        let seat = match core.worker.seat(asked, aim.now).await {
             Ok(seat) => seat,
             Err(refused) => return Failed::refused(&refused),
         };
         let span = machine_span(trace, self.method.as_str(), &seat);
         self.note(&span);
-        let mut request = Request::new(self.reader_after_admission());
+        let body = self.reader().map_or_else(RequestBody::empty, RequestBody::kept);
+        self.admitted();
+        let mut request = Request::new(body);
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = self.target.clone();
         *request.headers_mut() = self.headers(Some(&span));
@@ -176,17 +186,6 @@ impl Exchange {
                     load: None,
                     stale: failure.stale,
                 })
-            }
-        }
-    }
-
-    /// The body for a Machine of this node, which has admitted the request.
-    fn reader_after_admission(&self) -> RequestBody {
-        match self.reader() {
-            None => RequestBody::empty(),
-            Some(reader) => {
-                self.admitted();
-                RequestBody::kept(reader)
             }
         }
     }
@@ -323,6 +322,7 @@ impl Exchange {
             protocol: Protocol::Http,
             target: Target::Machine(aim.machine.record.id),
             deadline_ms: u32::try_from(self.left().as_millis()).unwrap_or(u32::MAX),
+            relay: None,
             hops: 0,
             edge: core.config.node,
             edge_region: core.config.region,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use skein_core::queue::Bounds;
 use skein_core::{NodeName, NodeNumber, RegionCode};
 
 use crate::http2::Http2Limits;
@@ -39,6 +40,11 @@ pub struct EdgeConfig {
     /// How long a request may take until a Machine is found for it, replays included: 60 s. A Machine
     /// that has it may take longer.
     pub route_timeout: Duration,
+    /// The most requests that wait until a Machine can take them: 1,000 per service (app and port), 10,000
+    /// in all; further ones get 503 at once (SPEC LB-4).
+    pub queue: Bounds,
+    /// How long a request waits there at most, within [`Self::route_timeout`]: 30 s (SPEC LB-4).
+    pub queue_timeout: Duration,
     /// How long a connection to a Machine may take to be made: 3 s.
     pub connect_timeout: Duration,
     /// How long an unused connection to a Machine is kept: 4 s (SPEC HTTP-10).
@@ -89,6 +95,8 @@ impl EdgeConfig {
             body_timeout: Duration::from_secs(60),
             write_timeout: Duration::from_secs(300),
             route_timeout: Duration::from_secs(60),
+            queue: Bounds::default(),
+            queue_timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(3),
             upstream_idle: Duration::from_secs(4),
             max_connections: 10_000,

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::body::Budget;
 use crate::config::EdgeConfig;
 use crate::metrics::Metrics;
+use crate::queue::Queue;
 use crate::trace::Sampler;
 use crate::worker::Worker;
 
@@ -30,6 +31,8 @@ pub(crate) struct Core {
     pub(crate) peers: Arc<Peers>,
     pub(crate) regions: Arc<Regions>,
     pub(crate) budget: Arc<Budget>,
+    /// Requests that wait for a Machine.
+    pub(crate) queue: Arc<Queue>,
     pub(crate) metrics: Metrics,
     pub(crate) sampler: Sampler,
     /// The `Server` header.
@@ -54,8 +57,10 @@ impl Core {
         peers: Arc<Peers>,
         regions: Arc<Regions>,
     ) -> Self {
+        let queue = Arc::new(Queue::new(config.queue));
         Self {
-            worker: Worker::new(&config, local),
+            worker: Worker::new(&config, local, backhaul.clone(), Arc::clone(&queue), Arc::clone(&regions)),
+            queue,
             budget: Arc::new(Budget::new(config.replay_budget)),
             metrics: Metrics::default(),
             sampler: Sampler::new(config.sampling),

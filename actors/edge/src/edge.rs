@@ -11,7 +11,7 @@ use skein_cluster::{LocalReader, Reader, clock};
 use skein_core::NodeNumber;
 use skein_core::region::Regions;
 use skein_core::service::HandlerChain;
-use skein_core::wire::Preamble;
+use skein_core::wire::{Preamble, Room};
 use skein_supervise::{Child, GiveUp, Intensity, Life, SupervisorMessage};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, OnceCell, Semaphore};
@@ -143,6 +143,23 @@ impl Edge {
         serve::serve(&self.0.core, peer, preamble, stream).await;
     }
 
+    /// A Machine that refused this edge has room (SPEC LB-4): whether anybody waited for it.
+    pub fn room(&self, room: &Room) -> bool {
+        let core = &self.0.core;
+        let snapshot = core.reader.load();
+        let Some(machine) = snapshot.machine(room.machine).filter(|machine| machine.record.app == room.app)
+        else {
+            return false;
+        };
+        machine.estimate.tell(room.load, core.now_ms());
+        let service = |port| {
+            let found = machine.config.as_ref().and_then(|config| config.tcp_service(port));
+            found.is_some_and(|(index, ..)| index == usize::from(room.service))
+        };
+        let within = |name: &str, region| core.regions.matches(name, region) == Some(true);
+        core.queue.room(room.app, service, |want| want.takes(room.machine, machine.region, within))
+    }
+
     /// Asks all that is open to end (`Connection: close`), waits at most `patience`, then cuts the rest
     /// of it off; answers how much that was. Until [`Self::undrain`] this node's Machines take nothing,
     /// clients are served by those of other nodes, and each response is the last one of its connection.
@@ -182,7 +199,8 @@ impl Edge {
     pub fn metrics(&self) -> String {
         let core = &self.0.core;
         let (region, host) = (core.config.region, &core.config.node_name);
-        core.metrics.render(&core.reader.load(), core.worker.local(), region.as_str(), host.as_str())
+        let (snapshot, waiting) = (core.reader.load(), core.queue.len());
+        core.metrics.render(&snapshot, &core.worker, waiting, region.as_str(), host.as_str())
     }
 }
 

@@ -10,9 +10,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use skein_cluster::LocalReader;
 use skein_core::AppId;
+use skein_core::budget::RetryBudget;
 use skein_core::snapshot::Snapshot;
+
+use crate::worker::Worker;
 
 type AppMap = BTreeMap<AppId, Arc<AppCounters>>;
 
@@ -23,12 +25,43 @@ const BUCKETS: [f64; 14] =
 /// Statuses are counted from 100 to 599; others fall into the last.
 const STATUSES: usize = 500;
 
+/// A histogram of durations.
+#[derive(Debug, Default)]
+struct Times {
+    buckets: [AtomicU64; BUCKETS.len() + 1],
+    sum_us: AtomicU64,
+}
+
+impl Times {
+    fn add(&self, took: Duration) {
+        let seconds = took.as_secs_f64();
+        let bucket = BUCKETS.iter().position(|bound| seconds <= *bound).unwrap_or(BUCKETS.len());
+        self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
+        self.sum_us.fetch_add(took.as_micros() as u64, Ordering::Relaxed);
+    }
+
+    fn render(&self, name: &str, labels: &str, lines: &mut Vec<String>) {
+        let mut sum = 0;
+        for (bucket, count) in self.buckets.iter().enumerate() {
+            sum += count.load(Ordering::Relaxed);
+            let bound = BUCKETS.get(bucket).map_or_else(|| "+Inf".to_owned(), f64::to_string);
+            lines.push(format!("{name}_bucket{{{labels},le=\"{bound}\"}} {sum}"));
+        }
+        let seconds = self.sum_us.load(Ordering::Relaxed) as f64 / 1e6;
+        lines.push(format!("{name}_sum{{{labels}}} {seconds}"));
+        lines.push(format!("{name}_count{{{labels}}} {sum}"));
+    }
+}
+
 /// Counters of one app at this edge.
 #[derive(Debug)]
 pub(crate) struct AppCounters {
     responses: Box<[AtomicU64]>,
-    time: [AtomicU64; BUCKETS.len() + 1],
-    time_us: AtomicU64,
+    time: Times,
+    /// Of those that waited in the queue.
+    queued: Times,
+    /// What retries may cost (SPEC LB-9).
+    pub(crate) budget: RetryBudget,
     connects: AtomicU64,
     data_in: AtomicU64,
     data_out: AtomicU64,
@@ -38,8 +71,9 @@ impl Default for AppCounters {
     fn default() -> Self {
         Self {
             responses: (0..=STATUSES).map(|_| AtomicU64::new(0)).collect(),
-            time: std::array::from_fn(|_| AtomicU64::new(0)),
-            time_us: AtomicU64::new(0),
+            time: Times::default(),
+            queued: Times::default(),
+            budget: RetryBudget::default(),
             connects: AtomicU64::new(0),
             data_in: AtomicU64::new(0),
             data_out: AtomicU64::new(0),
@@ -51,10 +85,12 @@ impl AppCounters {
     pub(crate) fn response(&self, status: u16, took: Duration) {
         let index = usize::from(status).wrapping_sub(100).min(STATUSES);
         self.responses[index].fetch_add(1, Ordering::Relaxed);
-        let seconds = took.as_secs_f64();
-        let bucket = BUCKETS.iter().position(|bound| seconds <= *bound).unwrap_or(BUCKETS.len());
-        self.time[bucket].fetch_add(1, Ordering::Relaxed);
-        self.time_us.fetch_add(took.as_micros() as u64, Ordering::Relaxed);
+        self.time.add(took);
+    }
+
+    /// A request waited so long until a Machine took it, or it was given up.
+    pub(crate) fn queued(&self, waited: Duration) {
+        self.queued.add(waited);
     }
 
     pub(crate) fn connect(&self) {
@@ -79,6 +115,8 @@ pub(crate) struct Metrics {
     pub(crate) slow: AtomicU64,
     /// Requests sent to another Machine after a failure or refusal.
     pub(crate) retries: AtomicU64,
+    /// Requests that were not tried again because the budget was spent.
+    pub(crate) unretried: AtomicU64,
     /// Responses that had begun and did not reach their client whole.
     pub(crate) cut_off: AtomicU64,
     /// Upgraded and raw connections on which nothing moved for too long.
@@ -106,7 +144,8 @@ impl Metrics {
     pub(crate) fn render(
         &self,
         snapshot: &Snapshot,
-        local: &LocalReader,
+        worker: &Worker,
+        waiting: usize,
         region: &str,
         host: &str,
     ) -> String {
@@ -141,27 +180,22 @@ impl Metrics {
             }
         }
         family("fly_edge_http_responses_count", "counter", "Responses to clients.", &lines);
-        lines.clear();
-        for (id, app) in apps.iter() {
-            let mut sum = 0;
-            for (bucket, count) in app.time.iter().enumerate() {
-                sum += read(count);
-                let bound = BUCKETS.get(bucket).map_or_else(|| "+Inf".to_owned(), f64::to_string);
-                lines.push(format!(
-                    "fly_edge_http_response_time_seconds_bucket{{{},le=\"{bound}\"}} {sum}",
-                    labels[id]
-                ));
-            }
-            let seconds = read(&app.time_us) as f64 / 1e6;
-            lines.push(format!("fly_edge_http_response_time_seconds_sum{{{}}} {seconds}", labels[id]));
-            lines.push(format!("fly_edge_http_response_time_seconds_count{{{}}} {sum}", labels[id]));
+        for (name, help, times) in [
+            (
+                "fly_edge_http_response_time_seconds",
+                "Time from a request's head to the end of its response.",
+                (|app| &app.time) as fn(&AppCounters) -> &Times,
+            ),
+            (
+                "skein_edge_queue_wait_seconds",
+                "Time that requests waited until a Machine had room, or were given up.",
+                |app| &app.queued,
+            ),
+        ] {
+            lines.clear();
+            apps.iter().for_each(|(id, app)| times(app).render(name, &labels[id], &mut lines));
+            family(name, "histogram", help, &lines);
         }
-        family(
-            "fly_edge_http_response_time_seconds",
-            "histogram",
-            "Time from a request's head to the end of its response.",
-            &lines,
-        );
         for (name, help, counter) in [
             (
                 "fly_edge_tcp_connects_count",
@@ -173,7 +207,7 @@ impl Metrics {
         ] {
             family(name, "counter", help, &each(name, counter));
         }
-        let machines = local.load();
+        let machines = worker.local().load();
         let concurrency: Vec<String> = machines
             .values()
             .map(|machine| {
@@ -186,6 +220,12 @@ impl Metrics {
             "gauge",
             "Requests or connections in flight at a Machine.",
             &concurrency,
+        );
+        family(
+            "skein_edge_queue_waiting",
+            "gauge",
+            "Requests that wait until a Machine has room.",
+            &[format!("skein_edge_queue_waiting{{region=\"{region}\",host=\"{host}\"}} {waiting}")],
         );
         for (name, help, counter) in [
             ("skein_edge_closed_at_once_count", "Connections closed at once.", &self.closed_at_once),
@@ -201,6 +241,16 @@ impl Metrics {
                 "skein_edge_idle_count",
                 "Upgraded and raw connections that their idle_timeout ended.",
                 &self.idle,
+            ),
+            (
+                "skein_edge_unretried_count",
+                "Requests that were not tried again because the app's budget for retries was spent.",
+                &self.unretried,
+            ),
+            (
+                "skein_edge_hints_count",
+                "Hints to edges that a Machine has room, which found a request waiting.",
+                worker.hints(),
             ),
             ("skein_edge_replays_count", "Replays that apps asked for.", &self.replays),
         ] {

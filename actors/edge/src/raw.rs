@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use skein_cluster::admission::Asked;
 use skein_cluster::backhaul::{FrameReceiver, FrameSender};
 use skein_cluster::clock;
 use skein_cluster::entropy::Entropy;
@@ -19,6 +20,7 @@ use crate::core::{Core, Passage};
 use crate::hosts;
 use crate::metrics::AppCounters;
 use crate::relay::{Manner, Passed, Why, relay};
+use crate::serve::asked;
 
 /// Serves a connection that another node's edge sent.
 pub(crate) async fn serve(
@@ -28,7 +30,7 @@ pub(crate) async fn serve(
     mut receiver: FrameReceiver,
     passage: &Passage,
 ) {
-    let taken = core.worker.raw(preamble.app, preamble.port, preamble.target, preamble.hops).await;
+    let taken = core.worker.raw(asked(preamble)).await;
     let (machine, permit, stream) = match taken {
         Ok(taken) => taken,
         Err(refused) => {
@@ -99,9 +101,9 @@ pub(crate) async fn connection(core: &Core, ends: Ends, client: TcpStream, passa
         let in_flight = machine.estimate.enter();
         if machine.node == core.config.node {
             let target = Target::Machine(machine.record.id);
-            if let Ok((_, _permit, upstream)) =
-                core.worker.raw(app.app.id, ends.public.port(), target, 0).await
-            {
+            let (app, port) = (app.app.id, ends.public.port());
+            let asked = Asked { app, port, target, hops: 0, edge: core.config.node };
+            if let Ok((_, _permit, upstream)) = core.worker.raw(asked).await {
                 ended(core, &counters, ends, pass(passage, client, upstream, idle).await);
                 return;
             }
@@ -128,6 +130,7 @@ async fn remote(
         protocol: Protocol::Tcp,
         target: Target::Machine(candidate.machine.record.id),
         deadline_ms: u32::try_from(core.config.connect_timeout.as_millis()).unwrap_or(u32::MAX),
+        relay: None,
         hops: 0,
         edge: core.config.node,
         edge_region: core.config.region,

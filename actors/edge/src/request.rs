@@ -16,8 +16,9 @@ use skein_cluster::entropy::Entropy;
 use skein_core::balance::{self, Pick};
 use skein_core::code::ErrorCode;
 use skein_core::headers::{self, FLY_PREFER_REGION, FLY_REPLAY_SRC, FLY_REQUEST_ID, Forward};
-use skein_core::machine::HttpOptions;
-use skein_core::route::{Decision, Repeat, Route, Stop};
+use skein_core::machine::{HttpOptions, MachineConfig};
+use skein_core::queue::Crowded;
+use skein_core::route::{Decision, Repeat, Route, Stop, Way};
 use skein_core::service::HandlerChain;
 use skein_core::snapshot::{AppView, MachineView, Snapshot};
 use skein_core::{Random, RequestId, attr, replay, retry, strict};
@@ -63,6 +64,7 @@ pub(crate) async fn handle(connection: &Arc<Connection>, request: Request<Incomi
         attempts: 0,
         last: None,
         replays: 0,
+        queued: None,
         sent: 0,
         complete: false,
         trace,
@@ -75,7 +77,8 @@ pub(crate) async fn handle(connection: &Arc<Connection>, request: Request<Incomi
         Err((reply, asked)) => return own(core, &reply, &asked, version, access),
     };
     match proxy(core, &snapshot, app, &mut exchange, &mut access, &mut rng).await {
-        Ok((answered, options)) => {
+        Ok((answered, served)) => {
+            let options = served.options(ends.public.port());
             let Answered { mut head, answer, held, .. } = *answered;
             let none = HeaderValue::from_static("");
             let id = exchange.headers.get(FLY_REQUEST_ID).unwrap_or(&none);
@@ -194,6 +197,7 @@ fn prepare<'s>(
     };
     let counters = core.metrics.app(app.app.id);
     access.connection.met(&counters);
+    counters.budget.request(clock::ms(access.started));
     access.app = Some((app.app.name.clone(), counters));
     access.trace.set(attr::APP, || app.app.name.to_string());
     let port = ends.public.port();
@@ -254,27 +258,124 @@ fn prepare<'s>(
             request_id,
             resend: 0,
             hop: None,
+            place: None,
             deadline,
         },
         app,
     ))
 }
 
-/// Sends the request to Machines until one answers without an instruction.
-async fn proxy<'s>(
-    core: &'s Core,
-    snapshot: &'s Snapshot,
-    app: &'s Arc<AppView>,
+/// Which configuration, and which service of it, answered.
+struct Served {
+    config: Option<Arc<MachineConfig>>,
+    service: usize,
+}
+
+impl Served {
+    fn by(pick: &Pick<'_>) -> Self {
+        Self { config: pick.candidate.machine.config.clone(), service: pick.candidate.service }
+    }
+
+    /// How the service wants its responses.
+    fn options(&self, port: u16) -> Option<&HttpOptions> {
+        self.config.as_ref()?.services.get(self.service)?.port(port)?.http_options.as_ref()
+    }
+}
+
+/// What came of going to Machines as one snapshot has them.
+enum Round {
+    /// One answered, without an instruction.
+    Answered(Box<Answered>, Served),
+    /// None has room: it waits.
+    Full(Box<Way>),
+}
+
+/// Sends the request to Machines until one answers without an instruction; waits when none has room.
+async fn proxy(
+    core: &Core,
+    snapshot: &Snapshot,
+    app: &Arc<AppView>,
     exchange: &mut Exchange,
     access: &mut Access,
     rng: &mut Entropy,
-) -> Result<(Box<Answered>, Option<&'s HttpOptions>), Reply> {
+) -> Result<(Box<Answered>, Served), Reply> {
     let prefer = exchange.headers.get(FLY_PREFER_REGION).and_then(|value| value.to_str().ok());
     let prefer = prefer.map(|value| balance::named_regions(value, &core.regions)).unwrap_or_default();
-    let mut route = Route::new(app, exchange.ends.public.port(), prefer);
-    let mut now = access.started;
+    let route = Route::new(app, exchange.ends.public.port(), prefer);
+    match round(core, snapshot, route, exchange, access, rng).await? {
+        Round::Answered(answered, served) => Ok((answered, served)),
+        // Seldom needed, and large.
+        Round::Full(way) => Box::pin(queue(core, way, exchange, access, rng)).await,
+    }
+}
+
+/// Waits for room, and tries each time that there may be some (SPEC LB-4).
+async fn queue(
+    core: &Core,
+    mut way: Box<Way>,
+    exchange: &mut Exchange,
+    access: &mut Access,
+    rng: &mut Entropy,
+) -> Result<(Box<Answered>, Served), Reply> {
+    let full = |why: &str| Reply::Code(ErrorCode::PR04, Some(why.to_owned()));
+    let mut until = None;
     loop {
-        let Decision { pick, alternatives, .. } = decide(core, snapshot, &route, now, &access.trace, rng)?;
+        let place = match exchange.place.take() {
+            Some(place) => place,
+            // It waits for the first time, or again after a replay.
+            None => {
+                let since = clock::now();
+                until = Some(exchange.deadline.min(since + core.config.queue_timeout));
+                let joined = core.queue.join(way.service(), way.want(), since);
+                Box::new(joined.map_err(|Crowded| full("too many requests wait already"))?)
+            }
+        };
+        let span = access.trace.queue();
+        let turn = tokio::time::timeout_at(until.unwrap_or(exchange.deadline).into(), place.turn()).await;
+        if turn.is_err() {
+            span.fail(ErrorCode::PR04.as_str());
+            access.waited(clock::now().saturating_duration_since(place.since));
+            return Err(full("it waited for as long as it may"));
+        }
+        drop(span);
+        let waited = clock::now().saturating_duration_since(place.since);
+        exchange.place = Some(place);
+        let snapshot = core.reader.load();
+        let Some(route) = way.resume(&snapshot) else { return Err(Reply::Code(ErrorCode::PR01, None)) };
+        let went = round(core, &snapshot, route, exchange, access, rng).await;
+        match (&exchange.place, &went) {
+            (Some(place), Ok(Round::Full(_))) => place.again(),
+            // A Machine had it, or it failed.
+            _ => access.waited(waited),
+        }
+        match went? {
+            Round::Answered(answered, served) => return Ok((answered, served)),
+            Round::Full(again) => way = again,
+        }
+    }
+}
+
+/// Sends the request to Machines, as one snapshot has them, until one answers without an instruction.
+async fn round<'s>(
+    core: &'s Core,
+    snapshot: &'s Snapshot,
+    mut route: Route<'s>,
+    exchange: &mut Exchange,
+    access: &mut Access,
+    rng: &mut Entropy,
+) -> Result<Round, Reply> {
+    let mut now = if access.attempts == 0 { access.started } else { clock::now() };
+    loop {
+        let way = route.way();
+        if exchange.place.is_none() && core.queue.is_ahead(way.service(), || way.want()) {
+            return Ok(Round::Full(Box::new(route.wait())));
+        }
+        let decision = match decide(core, snapshot, &route, now, &access.trace, rng) {
+            Ok(decision) if !decision.enough => decision,
+            Ok(_) | Err(ErrorCode::PR04) => return Ok(Round::Full(Box::new(route.wait()))),
+            Err(code) => return Err(Reply::Code(code, None)),
+        };
+        let Decision { pick, alternatives, .. } = decision;
         let machine = pick.candidate.machine;
         let in_flight = machine.estimate.enter();
         access.machine = Some((machine.record.id, machine.node));
@@ -293,7 +394,7 @@ async fn proxy<'s>(
             Outcome::Failed(failed) => {
                 drop(in_flight);
                 access.last = Some(failed.failure.code());
-                after_failure(&mut route, exchange, &failed, machine, now)?;
+                after_failure(core, &mut route, exchange, &failed, machine, now)?;
                 core.metrics.retries.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 continue;
             }
@@ -309,17 +410,12 @@ async fn proxy<'s>(
                 body.settle();
             }
             answered.held.in_flight = Some(in_flight);
-            return Ok((answered, options(&pick, exchange)));
+            return Ok(Round::Answered(answered, Served::by(&pick)));
         };
         drop((answered, in_flight));
         Box::pin(follow(core, snapshot, &mut route, exchange, instruction.as_bytes(), machine)).await?;
         access.replays = route.replays();
     }
-}
-
-fn options<'s>(pick: &Pick<'s>, exchange: &Exchange) -> Option<&'s HttpOptions> {
-    let service = pick.candidate.machine.config.as_ref()?.services.get(pick.candidate.service)?;
-    service.port(exchange.ends.public.port())?.http_options.as_ref()
 }
 
 /// Decides, and tells the trace.
@@ -330,7 +426,7 @@ fn decide<'s>(
     now: Instant,
     trace: &Trace,
     rng: &mut Entropy,
-) -> Result<Decision<'s>, Reply> {
+) -> Result<Decision<'s>, ErrorCode> {
     let span = trace.route();
     span.set(attr::SNAPSHOT_VERSION, || i64::try_from(snapshot.version).unwrap_or(i64::MAX));
     let decided = route.decide(&core.world(snapshot, now), |candidate| core.sends_to(candidate), rng);
@@ -347,13 +443,14 @@ fn decide<'s>(
         Err(code) => {
             span.set(attr::ROUTE_CANDIDATES, || 0i64);
             span.fail(code.as_str());
-            Err(Reply::Code(code, None))
+            Err(code)
         }
     }
 }
 
 /// Makes the route ready for the next attempt.
 fn after_failure(
+    core: &Core,
     route: &mut Route<'_>,
     exchange: &Exchange,
     failed: &Failed,
@@ -373,7 +470,15 @@ fn after_failure(
     };
     route
         .after_failure(machine.record.id, failed.failure, failed.stale, request)
-        .map_err(|code| Reply::Code(code, None))
+        .map_err(|code| Reply::Code(code, None))?;
+    // SPEC LB-9.
+    let free = retry::is_before_admission(failed.failure);
+    if free || core.metrics.app(route.app().app.id).budget.retry(clock::ms(now)) {
+        return Ok(());
+    }
+    core.metrics.unretried.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let why = "the app's budget for retries is spent (a fifth of its requests)";
+    Err(Reply::Code(ErrorCode::PR03, Some(why.to_owned())))
 }
 
 /// Follows an app's instruction (SPEC RPL-1, RPL-4, RPL-5).

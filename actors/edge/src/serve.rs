@@ -7,6 +7,7 @@ use http::header::{TRANSFER_ENCODING, UPGRADE};
 use http::{Method, Request, StatusCode, Uri};
 use http_body::Body as _;
 use hyper::upgrade::OnUpgrade;
+use skein_cluster::admission::Asked;
 use skein_cluster::backhaul::{FrameReceiver, FrameSender, FrameStream};
 use skein_cluster::clock;
 use skein_core::code::ErrorCode;
@@ -70,8 +71,7 @@ async fn http(
         trace.set(attr::NODE, || core.config.node_name.to_string());
         trace.set(attr::REGION, || core.config.region.to_string());
     }
-    let Preamble { app, port, target, hops, .. } = *preamble;
-    let seat = match core.worker.seat(app, port, target, hops, clock::now()).await {
+    let seat = match core.worker.seat(asked(preamble), clock::now()).await {
         Ok(seat) => seat,
         Err(refused) => {
             if let Some(trace) = &trace {
@@ -106,6 +106,12 @@ async fn http(
     let upgraded = exchange(core, seat, request, word, span.as_ref(), sender).await?;
     let (Some((body, upgrade, websocket)), Some(receiver)) = (upgraded, receiver) else { return Ok(None) };
     Ok(Some(Upgrading { machine, body, upgrade, websocket, receiver }))
+}
+
+/// What an edge asks of this node.
+pub(crate) fn asked(preamble: &Preamble) -> Asked {
+    let Preamble { app, port, target, hops, edge, .. } = *preamble;
+    Asked { app, port, target, hops, edge }
 }
 
 /// A Machine's connection that speaks another protocol from here on.

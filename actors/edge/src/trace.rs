@@ -84,6 +84,11 @@ impl Trace {
         self.child(|parent| tracing::info_span!(target: SPAN_TARGET, parent: parent, "route", otel.kind = "internal"))
     }
 
+    /// The span of a wait until a Machine has room.
+    pub(crate) fn queue(&self) -> Self {
+        self.child(|parent| tracing::info_span!(target: SPAN_TARGET, parent: parent, "queue", otel.kind = "internal"))
+    }
+
     /// The span of a request's way to another node.
     pub(crate) fn backhaul(&self) -> Self {
         self.child(|parent| tracing::info_span!(target: SPAN_TARGET, parent: parent, "backhaul", otel.kind = "client"))

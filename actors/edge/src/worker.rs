@@ -7,7 +7,7 @@
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
@@ -17,16 +17,20 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
-use skein_cluster::admission::{Admission, admit};
+use skein_cluster::admission::{Admission, Asked, admit};
+use skein_cluster::backhaul::Backhaul;
 use skein_cluster::{LocalMachine, LocalReader, clock};
 use skein_core::code::ErrorCode;
 use skein_core::load::Permit;
-use skein_core::wire::{RefuseReason, Refused, Target};
-use skein_core::{AppId, MachineId, strict};
+use skein_core::region::Regions;
+use skein_core::wire::{RefuseReason, Refused};
+use skein_core::{MachineId, strict};
 use tokio_util::task::TaskTracker;
 
 use crate::body::{BodyError, RequestBody};
 use crate::config::EdgeConfig;
+use crate::hints::Hints;
+use crate::queue::Queue;
 use crate::upstream::lane::{self, Lanes};
 use crate::upstream::pool::Pool;
 use crate::upstream::{Line, connect};
@@ -38,6 +42,7 @@ pub(crate) struct Worker {
     lanes: Arc<Lanes>,
     tasks: TaskTracker,
     draining: AtomicBool,
+    hints: Arc<Hints>,
     connect_timeout: std::time::Duration,
     max_head: usize,
 }
@@ -66,14 +71,31 @@ pub(crate) struct Failure {
 }
 
 impl Worker {
-    pub(crate) fn new(config: &EdgeConfig, local: LocalReader) -> Self {
+    pub(crate) fn new(
+        config: &EdgeConfig,
+        local: LocalReader,
+        backhaul: Backhaul,
+        queue: Arc<Queue>,
+        regions: Arc<Regions>,
+    ) -> Self {
         let tasks = TaskTracker::new();
+        let hints = Hints {
+            node: config.node,
+            region: config.region,
+            regions,
+            local: local.clone(),
+            backhaul,
+            queue,
+            tasks: tasks.clone(),
+            useful: AtomicU64::new(0),
+        };
         Self {
             local,
             pool: Arc::new(Pool::new(config.upstream_idle, tasks.clone())),
             lanes: Arc::new(Lanes::new(config, tasks.clone())),
             tasks,
             draining: AtomicBool::new(false),
+            hints: Arc::new(hints),
             connect_timeout: config.connect_timeout,
             max_head: config.max_head,
         }
@@ -85,6 +107,11 @@ impl Worker {
 
     pub(crate) fn pool(&self) -> &Pool {
         &self.pool
+    }
+
+    /// Hints to edges, this one's included, that found somebody waiting.
+    pub(crate) fn hints(&self) -> &AtomicU64 {
+        &self.hints.useful
     }
 
     /// Owns the tasks that drive connections and send bodies.
@@ -104,34 +131,25 @@ impl Worker {
     ///
     /// # Errors
     /// [`Refused`]: nothing reached the Machine.
-    pub(crate) fn admit(
-        &self,
-        app: AppId,
-        port: u16,
-        target: Target,
-        hops: u8,
-        now: Instant,
-    ) -> Result<Admission, Refused> {
+    pub(crate) fn admit(&self, asked: Asked, now: Instant) -> Result<Admission, Refused> {
         if self.is_draining() {
             return Err(Refused { reason: RefuseReason::Draining, age_ms: 0, load: 0 });
         }
-        admit(&self.local.load(), app, port, target, hops, now)
+        admit(&self.local.load(), asked, now).inspect_err(|refused| {
+            if refused.reason == RefuseReason::Full {
+                self.hints.watch(asked);
+            }
+        })
     }
 
     /// Takes a request: a Machine, a slot, and a connection that is ready for a head.
     ///
     /// # Errors
     /// [`Refused`]: nothing reached the Machine.
-    pub(crate) async fn seat(
-        &self,
-        app: AppId,
-        port: u16,
-        target: Target,
-        hops: u8,
-        now: Instant,
-    ) -> Result<Seat, Refused> {
-        let Admission { machine, service, permit } = self.admit(app, port, target, hops, now)?;
-        let Endpoint { address, pooled, http2 } = endpoint(&machine, service, port, permit.in_flight())?;
+    pub(crate) async fn seat(&self, asked: Asked, now: Instant) -> Result<Seat, Refused> {
+        let Admission { machine, service, permit } = self.admit(asked, now)?;
+        let Endpoint { address, pooled, http2 } =
+            endpoint(&machine, service, asked.port, permit.in_flight())?;
         let pool = (pooled && !http2).then(|| Arc::clone(&self.pool));
         if let Some(connection) = pool.as_ref().and_then(|pool| pool.take(address, now)) {
             return Ok(Seat { machine, permit, line: Line::Own(connection), reused: true, pool });
@@ -157,13 +175,10 @@ impl Worker {
     /// [`Refused`]: nothing reached the Machine.
     pub(crate) async fn raw(
         &self,
-        app: AppId,
-        port: u16,
-        target: Target,
-        hops: u8,
+        asked: Asked,
     ) -> Result<(Arc<LocalMachine>, Permit, tokio::net::TcpStream), Refused> {
-        let Admission { machine, service, permit } = self.admit(app, port, target, hops, clock::now())?;
-        let Endpoint { address, .. } = endpoint(&machine, service, port, permit.in_flight())?;
+        let Admission { machine, service, permit } = self.admit(asked, clock::now())?;
+        let Endpoint { address, .. } = endpoint(&machine, service, asked.port, permit.in_flight())?;
         let stream = connect::tcp(address, self.connect_timeout).await.map_err(|code| Refused {
             reason: RefuseReason::Connect(code),
             age_ms: 0,

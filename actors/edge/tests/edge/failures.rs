@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use skein_core::MachineId;
@@ -63,7 +64,8 @@ async fn lb_1_a_machine_at_its_hard_limit_gets_nothing_and_a_full_app_is_pr04() 
             })
         })
         .await;
-        let mut world = World::new(&["iad", "lhr"]);
+        let mut world =
+            World::with(&["iad", "lhr"], |config| config.queue_timeout = Duration::from_millis(50));
         let app = world.app("hello");
         let machine = world.machine(at, app, server.address, LIMITED);
         world.publish();

@@ -14,6 +14,7 @@ mod headers;
 mod http2;
 mod machines;
 mod pool;
+mod queue;
 mod raw;
 mod replays;
 mod retries;

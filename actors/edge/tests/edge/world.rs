@@ -21,7 +21,7 @@ use skein_core::record::Record;
 use skein_core::region::Regions;
 use skein_core::snapshot::{Changes, NodeFacts, Snapshot, fold};
 use skein_core::wire::{Ask, JoinRefusal, JoinReply, JoinRequest, Preamble};
-use skein_core::{AppId, ConfigHash, MachineId, NodeNumber, OrgId, RegionCode, TokenId, testing};
+use skein_core::{AppId, ConfigHash, MachineId, NodeNumber, OrgId, RegionCode, TokenId, codec, testing};
 use skein_edge::{Edge, EdgeConfig, Sampling};
 use ulid::Ulid;
 
@@ -70,8 +70,12 @@ impl Inbound for Serving {
         let edge = self.0.clone();
         Box::pin(async move { edge.serve_request(peer, preamble, stream).await })
     }
-    fn ask(&self, _: NodeNumber, _: Ask) -> BoxFuture<Result<Bytes, String>> {
-        Box::pin(async { Ok(Bytes::new()) })
+    fn ask(&self, _: NodeNumber, ask: Ask) -> BoxFuture<Result<Bytes, String>> {
+        let answer = match ask {
+            Ask::Room(room) => codec::encode(&self.0.room(&room)).into(),
+            _ => Bytes::new(),
+        };
+        Box::pin(async { Ok(answer) })
     }
     fn gossip(&self, _: NodeNumber, _: Bytes) {}
 }
