@@ -9,7 +9,10 @@
 //! The edge's view of load is a guess. When every Machine seems to be at its hard limit the least
 //! loaded is still named: the worker decides, and a refusal costs one hop.
 
+use std::cmp::Ordering;
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use crate::age::OLD;
 use crate::id::{MachineId, NodeNumber};
@@ -46,7 +49,8 @@ pub struct Candidate<'a> {
 }
 
 /// Why a Machine cannot take the request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum PassedOver {
     /// Its state is not `started`.
     NotStarted(MachineState),
@@ -158,7 +162,8 @@ fn gossiped(machine: &MachineView, limits: Limits, now_ms: u64) -> u32 {
 }
 
 /// Why that Machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum PickReason {
     /// The only one, or the one that was asked for.
     Only,
@@ -238,8 +243,26 @@ pub fn pick<'a>(
     among(candidates, rng)
 }
 
+/// How little its node is relied on; the least comes first.
+pub(crate) fn tier(candidate: &Candidate<'_>) -> (bool, bool, bool) {
+    (!candidate.alive, candidate.suspect, candidate.age > OLD)
+}
+
+/// Whether it seems to be at its hard limit.
+pub(crate) fn is_full(candidate: &Candidate<'_>) -> bool {
+    candidate.limits.hard.is_some_and(|hard| candidate.load >= hard)
+}
+
+/// Which of two is less loaded for its size.
+pub(crate) fn by_load(a: &Candidate<'_>, b: &Candidate<'_>) -> Ordering {
+    // load ÷ soft without fractions: a/b < c/d as a·d < c·b; a soft limit of 0 counts as 1.
+    let weight = |c: &Candidate<'_>| (u64::from(c.load), u64::from(c.limits.soft.max(1)));
+    let ((la, sa), (lb, sb)) = (weight(a), weight(b));
+    let order = (la * sb).cmp(&(lb * sa));
+    if planted::is(Bug::Balancer) { order.reverse() } else { order }
+}
+
 fn among<'a>(candidates: &[Candidate<'a>], rng: &mut impl Random) -> Option<Pick<'a>> {
-    let tier = |c: &Candidate<'_>| (!c.alive, c.suspect, c.age > OLD);
     let best = candidates.iter().map(tier).min()?;
     let tiered: Vec<Candidate<'a>> = candidates.iter().filter(|c| tier(c) == best).copied().collect();
     let (candidate, reason) = nearest(&tiered, rng)?;
@@ -248,8 +271,7 @@ fn among<'a>(candidates: &[Candidate<'a>], rng: &mut impl Random) -> Option<Pick
 }
 
 fn nearest<'a>(candidates: &[Candidate<'a>], rng: &mut impl Random) -> Option<(Candidate<'a>, PickReason)> {
-    let full = |c: &Candidate<'_>| c.limits.hard.is_some_and(|hard| c.load >= hard);
-    let with_room: Vec<Candidate<'a>> = candidates.iter().filter(|c| !full(c)).copied().collect();
+    let with_room: Vec<Candidate<'a>> = candidates.iter().filter(|c| !is_full(c)).copied().collect();
     if with_room.is_empty() {
         return least_loaded(candidates, rng).map(|c| (c, PickReason::SeemsFull));
     }
@@ -267,15 +289,8 @@ fn nearest<'a>(candidates: &[Candidate<'a>], rng: &mut impl Random) -> Option<(C
 }
 
 fn least_loaded<'a>(candidates: &[Candidate<'a>], rng: &mut impl Random) -> Option<Candidate<'a>> {
-    // load ÷ soft without fractions: a/b < c/d as a·d < c·b; a soft limit of 0 counts as 1.
-    let weight = |c: &Candidate<'_>| (u64::from(c.load), u64::from(c.limits.soft.max(1)));
-    let lighter = |a: &Candidate<'_>, b: &Candidate<'_>| {
-        let ((la, sa), (lb, sb)) = (weight(a), weight(b));
-        let order = (la * sb).cmp(&(lb * sa));
-        if planted::is(Bug::Balancer) { order.reverse() } else { order }
-    };
-    let least = candidates.iter().min_by(|a, b| lighter(a, b))?;
-    let ties: Vec<_> = candidates.iter().filter(|c| lighter(c, least).is_eq()).collect();
+    let least = candidates.iter().min_by(|a, b| by_load(a, b))?;
+    let ties: Vec<_> = candidates.iter().filter(|c| by_load(c, least).is_eq()).collect();
     ties.get(rng.below(ties.len())).map(|c| **c)
 }
 

@@ -277,7 +277,8 @@ ulid_id!(
 );
 
 /// A request's id: `ULID-region`, as in `Fly-Request-Id` (SPEC HTTP-2). The region is the edge's.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct RequestId {
     /// Time and randomness.
     pub ulid: Ulid,
@@ -304,6 +305,17 @@ impl fmt::Display for RequestId {
         write!(f, "{}-{}", self.ulid.array_to_str(&mut buffer), self.region)
     }
 }
+impl From<RequestId> for String {
+    fn from(id: RequestId) -> Self {
+        id.to_string()
+    }
+}
+impl TryFrom<String> for RequestId {
+    type Error = InvalidId;
+    fn try_from(value: String) -> Result<Self, InvalidId> {
+        value.parse()
+    }
+}
 impl FromStr for RequestId {
     type Err = InvalidId;
     fn from_str(value: &str) -> Result<Self, InvalidId> {
@@ -311,6 +323,41 @@ impl FromStr for RequestId {
         let (ulid, region) = value.split_once('-').ok_or_else(invalid)?;
         let ulid = Ulid::from_string(ulid).ok().filter(|u| u.to_string() == ulid).ok_or_else(invalid)?;
         Ok(Self { ulid, region: region.parse().map_err(|_| invalid())? })
+    }
+}
+
+/// A trace's id (W3C trace context): 32 lower-case hexadecimal digits, not all 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct TraceId(pub u128);
+
+impl fmt::Display for TraceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+impl FromStr for TraceId {
+    type Err = InvalidId;
+    fn from_str(value: &str) -> Result<Self, InvalidId> {
+        let digits = value.len() == 32
+            && value.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
+        digits
+            .then(|| u128::from_str_radix(value, 16).ok())
+            .flatten()
+            .filter(|number| *number != 0)
+            .map(Self)
+            .ok_or_else(|| InvalidId::new("trace id", value, "32 lower-case hexadecimal digits are needed"))
+    }
+}
+impl From<TraceId> for String {
+    fn from(id: TraceId) -> Self {
+        id.to_string()
+    }
+}
+impl TryFrom<String> for TraceId {
+    type Error = InvalidId;
+    fn try_from(value: String) -> Result<Self, InvalidId> {
+        value.parse()
     }
 }
 
@@ -368,6 +415,7 @@ mod tests {
         round_trips::<MachineId>("0123456789abcd");
         round_trips::<AppId>("01JNRQ9VVKJ7HZFMJWJB3M3RYN");
         round_trips::<RequestId>("01JNRQ9VVKJ7HZFMJWJB3M3RYN-iad");
+        round_trips::<TraceId>("0af7651916cd43dd8448eb211c80319c");
         round_trips::<ConfigHash>("000102030405060708090a0b0c0d0e0f");
     }
 

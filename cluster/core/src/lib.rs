@@ -16,6 +16,7 @@ pub mod code;
 pub mod codec;
 pub mod config;
 pub mod encoding;
+pub mod explain;
 pub mod facts;
 pub mod fault;
 pub mod headers;
@@ -46,7 +47,7 @@ pub mod wire;
 
 pub use id::{
     AppId, AppName, ConfigHash, MachineId, NetworkId, NetworkName, NodeName, NodeNumber, OrgId, OrgSlug,
-    ProcessGroup, RequestId, TokenId, VersionId,
+    ProcessGroup, RequestId, TokenId, TraceId, VersionId,
 };
 pub use random::Random;
 pub use region::RegionCode;

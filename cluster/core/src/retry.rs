@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::code::ErrorCode;
 use crate::planted::{self, Bug};
 use crate::wire::{RefuseReason, Refused};
@@ -10,7 +12,8 @@ use crate::wire::{RefuseReason, Refused};
 pub const MAX_ATTEMPTS: u32 = 90;
 
 /// How an attempt failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Failure {
     /// The worker did not take it: nothing reached the app.
     Refused(RefuseReason),

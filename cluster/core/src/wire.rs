@@ -122,6 +122,7 @@ pub struct ResponseHead {
 
 /// Why a worker did not take a request; nothing of it reached the Machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum RefuseReason {
     /// At its hard limit.
     Full,
