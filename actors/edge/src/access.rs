@@ -1,6 +1,7 @@
-//! What is written of each request, exactly once: by a guard's drop, so a cancelled request is
-//! written too.
+//! What is written and kept of each request, exactly once: by a guard's drop, so a cancelled request
+//! is written too.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -9,7 +10,8 @@ use http::{Method, Uri};
 use skein_cluster::clock;
 use skein_core::attr;
 use skein_core::code::ErrorCode;
-use skein_core::{AppName, MachineId, NodeNumber};
+use skein_core::explain::{Ended, MAX_PATH, MAX_WORDS, Pen, Steps, Story, bounded, method};
+use skein_core::{AppName, MachineId, NodeNumber, OrgId, RequestId};
 
 use crate::connection::Connection;
 use crate::metrics::AppCounters;
@@ -18,19 +20,25 @@ use crate::trace::Trace;
 /// The target of the access log's lines: DEBUG for what went well, INFO for the rest.
 pub(crate) const TARGET: &str = "skein::access";
 
-/// One request, as the access log and the metrics will tell it.
+/// One request, as the access log, the metrics and its story will tell it.
 #[derive(Debug)]
 pub(crate) struct Access {
     pub(crate) started: Instant,
     pub(crate) connection: Arc<Connection>,
     pub(crate) method: Method,
     pub(crate) uri: Uri,
+    pub(crate) id: RequestId,
+    /// The same as text.
     pub(crate) request_id: Arc<str>,
     pub(crate) app: Option<(AppName, Arc<AppCounters>)>,
+    /// The app's organization.
+    pub(crate) org: Option<OrgId>,
     /// The response's status; `None` until there is one.
     pub(crate) status: Option<u16>,
     /// The code of an error that the proxy made.
     pub(crate) code: Option<&'static str>,
+    /// What that error says.
+    pub(crate) why: Option<Box<str>>,
     pub(crate) machine: Option<(MachineId, NodeNumber)>,
     pub(crate) attempts: u32,
     /// How the last attempt failed that did.
@@ -42,6 +50,46 @@ pub(crate) struct Access {
     /// Whether the response was sent to its end.
     pub(crate) complete: bool,
     pub(crate) trace: Trace,
+    /// What was decided and tried.
+    pub(crate) steps: Steps,
+}
+
+impl Access {
+    /// Writes down what comes about at `now`.
+    pub(crate) fn at(&mut self, now: Instant) -> Pen<'_> {
+        self.steps.at(now.saturating_duration_since(self.started))
+    }
+
+    /// An error that the proxy answers itself.
+    pub(crate) fn fail(&mut self, code: &'static str, why: &str) {
+        (self.code, self.why) = (Some(code), Some(bounded(why, MAX_WORDS)));
+    }
+
+    /// What is kept of it, for those who ask.
+    fn story(&mut self, took: Duration) -> Story {
+        let (steps, steps_left_out) = std::mem::take(&mut self.steps).end();
+        Story {
+            request_id: self.id,
+            trace_id: self.trace.id(),
+            begun_ms: self.id.ulid.timestamp_ms(),
+            edge: None,
+            app: self.app.take().map(|(name, _)| name),
+            org_id: self.org,
+            method: method(&self.method),
+            path: bounded(self.uri.path(), MAX_PATH),
+            steps,
+            steps_left_out,
+            ended: Ended {
+                status: self.status,
+                code: self.code.map(Cow::Borrowed),
+                why: self.why.take(),
+                machine: self.machine.map(|(machine, _)| machine),
+                took_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+                sent: self.sent,
+                complete: self.complete,
+            },
+        }
+    }
 }
 
 impl Access {
@@ -103,6 +151,12 @@ impl Drop for Access {
                 )
             };
         }
-        if self.code.is_some() || !self.complete { line!(info) } else { line!(debug) }
+        if self.code.is_some() || !self.complete {
+            line!(info)
+        } else {
+            line!(debug)
+        }
+        let story = Box::new(self.story(took));
+        self.connection.core.stories.keep(story);
     }
 }

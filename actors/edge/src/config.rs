@@ -56,6 +56,10 @@ pub struct EdgeConfig {
     /// The most responses that are compressed at the same time, each with 0.3 to 1.7 MiB of memory; further
     /// ones go out as they are: 128 (SPEC HTTP-5).
     pub max_compressions: usize,
+    /// Of how many requests it is kept what was decided for them, and of a quarter as many more that
+    /// failed, were tried again or replayed: 4,096. Each takes some 0.5 KB with an app of three Machines
+    /// and [`skein_core::explain::MAX_BYTES`] at the very most (SPEC OBS-5).
+    pub explained: usize,
     /// Which requests without a trace context of their own are traced.
     pub sampling: Sampling,
     /// Runtimes that connections are spread over, one per core and each with one thread; empty means
@@ -102,6 +106,7 @@ impl EdgeConfig {
             max_connections: 10_000,
             http2: Http2Limits::default(),
             max_compressions: 128,
+            explained: 4_096,
             sampling: Sampling::default(),
             cores: Vec::new(),
         }

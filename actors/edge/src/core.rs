@@ -10,6 +10,7 @@ use http::HeaderValue;
 use skein_cluster::backhaul::{Backhaul, Peers};
 use skein_cluster::{LocalReader, Reader, clock};
 use skein_core::balance::Candidate;
+use skein_core::explain::Kept;
 use skein_core::region::Regions;
 use skein_core::route::World;
 use skein_core::snapshot::Snapshot;
@@ -35,6 +36,8 @@ pub(crate) struct Core {
     pub(crate) queue: Arc<Queue>,
     pub(crate) metrics: Metrics,
     pub(crate) sampler: Sampler,
+    /// What was decided for the newest requests.
+    pub(crate) stories: Kept,
     /// The `Server` header.
     pub(crate) server: HeaderValue,
     pub(crate) gate: Gate,
@@ -64,6 +67,7 @@ impl Core {
             budget: Arc::new(Budget::new(config.replay_budget)),
             metrics: Metrics::default(),
             sampler: Sampler::new(config.sampling),
+            stories: Kept::new(config.explained),
             server: HeaderValue::from_static(concat!("Skein/", env!("CARGO_PKG_VERSION"))),
             gate: Gate::default(),
             compressions: AtomicUsize::new(0),

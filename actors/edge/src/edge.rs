@@ -9,6 +9,7 @@ use ractor::{Actor, ActorCell, ActorRef};
 use skein_cluster::backhaul::{Backhaul, FrameStream, Peers};
 use skein_cluster::{LocalReader, Reader, clock};
 use skein_core::NodeNumber;
+use skein_core::explain::{Story, Wanted};
 use skein_core::region::Regions;
 use skein_core::service::HandlerChain;
 use skein_core::wire::{Preamble, Room};
@@ -182,6 +183,19 @@ impl Edge {
             skein_supervise::shutdown(supervisor, patience).await;
         }
         self.0.mapped.lock().await.clear();
+    }
+
+    /// What was decided for a request that came to this edge and has ended; `None` when it is not, or
+    /// no longer, known here (SPEC OBS-5).
+    pub fn explain(&self, wanted: Wanted) -> Option<Story> {
+        let core = &self.0.core;
+        let edge = Some(core.config.node_name.clone());
+        core.stories.find(wanted).map(|story| Story { edge, ..story })
+    }
+
+    /// How many requests can be explained, and how many more that failed, were tried again or replayed.
+    pub fn explained(&self) -> (usize, usize) {
+        self.0.core.stories.limits()
     }
 
     /// What is open now.

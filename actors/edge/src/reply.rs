@@ -83,7 +83,8 @@ impl Reply {
         })
     }
 
-    fn help(&self) -> String {
+    /// One line of help.
+    pub(crate) fn help(&self) -> String {
         match self {
             Self::Code(code, None) => code.help().to_owned(),
             Self::Code(code, Some(more)) => format!("{}: {more}", code.help()),

@@ -15,6 +15,7 @@ use skein_cluster::clock;
 use skein_cluster::entropy::Entropy;
 use skein_core::balance::{self, Pick};
 use skein_core::code::ErrorCode;
+use skein_core::explain::Steps;
 use skein_core::headers::{self, FLY_PREFER_REGION, FLY_REPLAY_SRC, FLY_REQUEST_ID, Forward};
 use skein_core::machine::{HttpOptions, MachineConfig};
 use skein_core::queue::Crowded;
@@ -48,7 +49,8 @@ pub(crate) async fn handle(connection: &Arc<Connection>, request: Request<Incomi
     let mut rng = Entropy::default();
     let (started, start_us) = (clock::now(), clock::unix_us());
     let (parts, incoming) = request.into_parts();
-    let request_id = request_id(core, start_us / 1000, &mut rng);
+    let id = request_id(core, start_us / 1000, &mut rng);
+    let request_id: Arc<str> = id.into();
     let trace = begin(core, ends, &parts, &request_id, start_us / 1000, &mut rng);
     connection.watch.begin();
     let mut access = Box::new(Access {
@@ -56,10 +58,13 @@ pub(crate) async fn handle(connection: &Arc<Connection>, request: Request<Incomi
         connection: Arc::clone(connection),
         method: parts.method.clone(),
         uri: parts.uri.clone(),
+        id,
         request_id: Arc::clone(&request_id),
         app: None,
+        org: None,
         status: None,
         code: None,
+        why: None,
         machine: None,
         attempts: 0,
         last: None,
@@ -68,6 +73,7 @@ pub(crate) async fn handle(connection: &Arc<Connection>, request: Request<Incomi
         sent: 0,
         complete: false,
         trace,
+        steps: Steps::default(),
     });
     let version = parts.version;
     let snapshot = core.reader.load();
@@ -133,10 +139,9 @@ fn say_if_last(connection: &Connection, version: Version, headers: &mut HeaderMa
     }
 }
 
-fn request_id(core: &Core, now_ms: u64, rng: &mut Entropy) -> Arc<str> {
+fn request_id(core: &Core, now_ms: u64, rng: &mut Entropy) -> RequestId {
     let random = (u128::from(rng.next_u64()) << 64) | u128::from(rng.next_u64());
-    let id = RequestId { ulid: Ulid::from_parts(now_ms, random), region: core.config.region };
-    id.into()
+    RequestId { ulid: Ulid::from_parts(now_ms, random), region: core.config.region }
 }
 
 fn begin(
@@ -199,6 +204,7 @@ fn prepare<'s>(
     access.connection.met(&counters);
     counters.budget.request(clock::ms(access.started));
     access.app = Some((app.app.name.clone(), counters));
+    access.org = Some(app.app.org);
     access.trace.set(attr::APP, || app.app.name.to_string());
     let port = ends.public.port();
     let Some((HandlerChain::Http, settings)) = hosts::service(app, port) else {
@@ -370,7 +376,7 @@ async fn round<'s>(
         if exchange.place.is_none() && core.queue.is_ahead(way.service(), || way.want()) {
             return Ok(Round::Full(Box::new(route.wait())));
         }
-        let decision = match decide(core, snapshot, &route, now, &access.trace, rng) {
+        let decision = match decide(core, snapshot, &route, now, access, rng) {
             Ok(decision) if !decision.enough => decision,
             Ok(_) | Err(ErrorCode::PR04) => return Ok(Round::Full(Box::new(route.wait()))),
             Err(code) => return Err(Reply::Code(code, None)),
@@ -388,12 +394,14 @@ async fn round<'s>(
             // What it keeps while it waits is much: a request that stays here has no room for it.
             Box::pin(exchange.remote(core, aim, &access.trace)).await
         };
-        now = clock::now();
+        let decided = std::mem::replace(&mut now, clock::now());
         let mut answered = match outcome {
             Outcome::Answered(answered) => answered,
             Outcome::Failed(failed) => {
                 drop(in_flight);
                 access.last = Some(failed.failure.code());
+                let Failed { failure, load, stale } = failed;
+                access.at(now).failed(machine, failure, load, stale, now.saturating_duration_since(decided));
                 after_failure(core, &mut route, exchange, &failed, machine, now)?;
                 core.metrics.retries.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 continue;
@@ -413,23 +421,26 @@ async fn round<'s>(
             return Ok(Round::Answered(answered, Served::by(&pick)));
         };
         drop((answered, in_flight));
-        Box::pin(follow(core, snapshot, &mut route, exchange, instruction.as_bytes(), machine)).await?;
+        Box::pin(follow(core, snapshot, &mut route, exchange, access, instruction.as_bytes(), machine))
+            .await?;
         access.replays = route.replays();
     }
 }
 
-/// Decides, and tells the trace.
+/// Decides, writes it down, and tells the trace.
 fn decide<'s>(
     core: &'s Core,
     snapshot: &'s Snapshot,
     route: &Route<'s>,
     now: Instant,
-    trace: &Trace,
+    access: &mut Access,
     rng: &mut Entropy,
 ) -> Result<Decision<'s>, ErrorCode> {
-    let span = trace.route();
+    let span = access.trace.route();
     span.set(attr::SNAPSHOT_VERSION, || i64::try_from(snapshot.version).unwrap_or(i64::MAX));
-    let decided = route.decide(&core.world(snapshot, now), |candidate| core.sends_to(candidate), rng);
+    let (world, pen) = (core.world(snapshot, now), access.at(now));
+    let decided = route.decide(&world, |candidate| core.sends_to(candidate), rng, pen);
+    span.set(attr::ROUTE_PASSED_OVER, || access.steps.passed_over());
     match decided {
         Ok(decision) => {
             let candidate = &decision.pick.candidate;
@@ -487,12 +498,14 @@ async fn follow<'s>(
     snapshot: &'s Snapshot,
     route: &mut Route<'s>,
     exchange: &mut Exchange,
+    access: &mut Access,
     instruction: &[u8],
     source: &MachineView,
 ) -> Result<(), Reply> {
-    let wanted = route
-        .follow(instruction, source, &core.world(snapshot, clock::now()))
-        .map_err(|Stop { code, why }| Reply::Code(code, why))?;
+    let now = clock::now();
+    let followed = route.follow(instruction, source, &core.world(snapshot, now));
+    access.at(now).told_to_replay(source, route.replays(), followed.as_ref());
+    let wanted = followed.map_err(|Stop { code, why }| Reply::Code(code, why))?;
     core.metrics.replays.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     if let Some(body) = &exchange.body {
         let limit = core.config.replay_buffer;
@@ -526,7 +539,9 @@ fn own(
     mut access: Box<Access>,
 ) -> Response<ClientBody> {
     access.status = Some(reply.status().as_u16());
-    access.code = reply.code();
+    if let Some(code) = reply.code() {
+        access.fail(code, &reply.help());
+    }
     let tried = access.last.map(|last| Tried { attempts: access.attempts, last });
     let response = reply.response(asked, version, &core.server, &access.request_id, tried);
     let (mut head, body): (_, Bytes) = response.into_parts();

@@ -131,6 +131,15 @@ impl Trace {
         }
     }
 
+    /// The trace's id; `None` when the request is not traced.
+    pub(crate) fn id(&self) -> Option<skein_core::TraceId> {
+        let Self::Sampled(span) = self else { return None };
+        let context = span.context();
+        let span = context.span();
+        let context = span.span_context();
+        context.is_valid().then(|| skein_core::TraceId(u128::from_be_bytes(context.trace_id().to_bytes())))
+    }
+
     /// The context for another node; `None` when the request is not traced.
     pub(crate) fn traceparent(&self) -> Option<String> {
         match self {

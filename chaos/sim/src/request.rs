@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use skein_core::balance::Constraint;
 use skein_core::code::ErrorCode;
+use skein_core::explain::Steps;
 use skein_core::load::{Estimate, LoadClass};
 use skein_core::machine::MachineState;
 use skein_core::random::Seed;
@@ -204,7 +205,9 @@ async fn proxy(
             now_ms: edge.clock.ms(),
         };
         let draining = edge.draining.load(Ordering::Relaxed);
-        let decision = route.decide(&world, |c| !draining || c.machine.node != edge.node, &mut rng);
+        let mut steps = Steps::default();
+        let pen = steps.at(Duration::ZERO);
+        let decision = route.decide(&world, |c| !draining || c.machine.node != edge.node, &mut rng, pen);
         let constraint = route.constraint().clone();
         let pick = decision.as_ref().ok().map(|decision| decision.pick.candidate.machine.record.id);
         let decided = Decided {

@@ -30,6 +30,8 @@ keys! {
     ROUTE_AGE = "skein.route.facts_age_ms";
     /// How many Machines could have been picked.
     ROUTE_CANDIDATES = "skein.route.candidates";
+    /// Why the other Machines were not picked, with how many each reason kept from it.
+    ROUTE_PASSED_OVER = "skein.route.passed_over";
     /// The snapshot that the decision was made on.
     SNAPSHOT_VERSION = "skein.snapshot.version";
     /// The code of an error that the proxy made.

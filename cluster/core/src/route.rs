@@ -9,8 +9,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::balance::{self, Candidate, Constraint, Pick};
+use crate::balance::{self, Candidate, Constraint, PassedOver, Pick};
 use crate::code::ErrorCode;
+use crate::explain::Pen;
 use crate::id::{AppId, MachineId};
 use crate::queue::{self, Service, Want};
 use crate::random::Random;
@@ -172,8 +173,8 @@ impl<'s> Route<'s> {
         &self.way.constraint
     }
 
-    /// Decides which Machine gets the request now. `usable` may leave out candidates for reasons that
-    /// are not in the snapshot yet.
+    /// Decides which Machine gets the request now, and writes down why. `usable` may leave out candidates
+    /// of a node that drains, which is not in the snapshot yet.
     ///
     /// # Errors
     /// The code to answer with when none is left: that of the last failure, else `PR01` or `PR02`.
@@ -182,15 +183,23 @@ impl<'s> Route<'s> {
         world: &World<'s>,
         usable: impl Fn(&Candidate<'s>) -> bool,
         rng: &mut impl Random,
+        pen: Pen<'_>,
     ) -> Result<Decision<'s>, ErrorCode> {
         let app: &'s AppView = self.app;
         let World { snapshot, proximity, regions, now_ms } = *world;
         let Way { constraint, port, full, last, .. } = &self.way;
-        let verdicts = balance::candidates(app, snapshot, *port, constraint, proximity, now_ms);
-        let able = verdicts.into_iter().filter_map(|(_, verdict)| verdict.ok());
-        let candidates: Vec<Candidate<'s>> = able.filter(usable).collect();
-        let pick = balance::pick(&candidates, constraint, regions, rng)
-            .ok_or_else(|| last.unwrap_or_else(|| self.no_candidate()))?;
+        let mut verdicts = balance::candidates(app, snapshot, *port, constraint, proximity, now_ms);
+        for (_, verdict) in &mut verdicts {
+            if verdict.as_ref().is_ok_and(|candidate| !usable(candidate)) {
+                *verdict = Err(PassedOver::Draining);
+            }
+        }
+        let candidates: Vec<Candidate<'s>> =
+            verdicts.iter().filter_map(|(_, verdict)| verdict.as_ref().ok().copied()).collect();
+        let picked = balance::pick(&candidates, constraint, regions, rng)
+            .ok_or_else(|| last.unwrap_or_else(|| self.no_candidate()));
+        pen.decided(&verdicts, picked.as_ref().map_err(|code| *code), constraint, regions);
+        let pick = picked?;
         let enough = *full >= queue::MAX_FULL && pick.seems_full();
         let lively = |other: &Candidate<'_>| {
             other.machine.record.id != pick.candidate.machine.record.id && other.alive && !other.suspect

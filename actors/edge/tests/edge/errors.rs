@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use crate::backend::{Body, Server, nowhere, read_head, replay, request, send, talk, text};
+use crate::explain::story;
 use crate::world::{HTTP, World, eventually};
 
 /// What clients can meet of the reference's codes, and the proxy's own.
@@ -46,7 +47,7 @@ const MET: [(&str, u16); 26] = [
 
 /// A world in which a request meets an error, and what has to live meanwhile.
 struct Scene {
-    _world: World,
+    world: World,
     _servers: Vec<Server>,
     _tasks: JoinSet<()>,
     _held: Vec<TcpStream>,
@@ -198,7 +199,7 @@ async fn scene(code: &str, at: usize) -> Scene {
         world.nodes[0].links.set_faults([(world.nodes[1].number, cut)].into());
         world.nodes[1].links.set_faults([(world.nodes[0].number, cut)].into());
     }
-    Scene { _world: world, _servers: servers, _tasks: tasks, _held: held, edge, asks }
+    Scene { world, _servers: servers, _tasks: tasks, _held: held, edge, asks }
 }
 
 /// Status, `skein-error`, all fields, and body of the proxy's answer.
@@ -239,6 +240,9 @@ async fn obs_3_each_code_is_told_by_status_field_and_help_when_what_it_names_hap
                 let id = field("fly-request-id").unwrap();
                 assert_eq!(body.lines().count(), 1, "{body:?}");
                 assert_eq!(field("cache-control"), Some("no-store"));
+                let told = story(&scene.world.nodes[0].edge, id).await;
+                assert_eq!((told.ended.status, told.ended.code.as_deref()), (Some(status), Some(code)));
+                assert!(told.ended.why.is_some_and(|why| body.contains(&*why) || json), "{body}");
                 let again = ["PR01", "PR03", "PR04"].contains(&code);
                 assert_eq!(field("retry-after"), again.then_some("1"), "{name}");
                 if json {

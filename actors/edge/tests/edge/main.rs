@@ -7,6 +7,7 @@ mod compression;
 mod drain;
 mod errors;
 mod events;
+mod explain;
 mod failures;
 mod frames;
 mod grpc;

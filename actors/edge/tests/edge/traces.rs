@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use opentelemetry::trace::{SpanKind, TracerProvider};
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{SdkTracerProvider, SpanData, SpanExporter};
+use skein_core::explain::Wanted;
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::SubscriberExt;
@@ -90,6 +91,12 @@ async fn obs_1_a_replayed_request_is_one_trace_from_the_client_to_the_last_machi
             .any(|pair| pair.key.as_str() == "skein.replay.hop" && pair.value.as_str() == "1")
     };
     assert!(hop(out) && !hop(first), "the attempt after the replay names it");
+    let passed_over = named("route", SpanKind::Internal).into_iter().flat_map(|span| span.attributes);
+    let passed_over = passed_over.filter(|pair| pair.key.as_str() == "skein.route.passed_over");
+    let passed_over: Vec<_> = passed_over.map(|pair| pair.value.to_string()).collect();
+    assert_eq!(passed_over, ["1 further away", "1 outside the region asked for"]);
+    let told = world.nodes[0].edge.explain(Wanted::Trace(TRACE.parse().unwrap())).unwrap();
+    assert_eq!((told.steps.len(), told.trace_id.unwrap().to_string()), (3, TRACE.to_owned()));
     let has = |key: &str, value: &str| {
         root.attributes.iter().any(|pair| pair.key.as_str() == key && pair.value.as_str() == value)
     };

@@ -129,6 +129,7 @@ fn refusal(reason: RefuseReason) -> &'static str {
         RefuseReason::Draining => "its node drains",
         RefuseReason::Connect(code) => help(code),
         RefuseReason::Hops => "too many hops",
+        RefuseReason::Unreachable => "its node is out of reach of the node in between",
     }
 }
 

@@ -1,5 +1,6 @@
 use super::*;
 use crate::balance::AllNear;
+use crate::explain::Steps;
 use crate::facts::App;
 use crate::id::{AppId, ConfigHash, NetworkId, NodeNumber, OrgId, ProcessGroup, VersionId};
 use crate::load::LoadClass;
@@ -63,7 +64,8 @@ fn route(snapshot: &Snapshot) -> Route<'_> {
 
 fn picked(route: &Route<'_>, snapshot: &Snapshot) -> Result<u64, ErrorCode> {
     let regions = Regions::default();
-    let decided = route.decide(&world(snapshot, &regions), |_| true, &mut Seed::new(1));
+    let (mut rng, mut steps) = (Seed::new(1), Steps::default());
+    let decided = route.decide(&world(snapshot, &regions), |_| true, &mut rng, steps.at(Duration::ZERO));
     Ok(decided?.pick.candidate.machine.record.id.bits())
 }
 
@@ -150,9 +152,11 @@ proptest! {
         let regions = Regions::default();
         let mut route = route(&snapshot);
         let mut rng = Seed::new(seed);
-        let mut asked = Vec::new();
+        let (mut asked, mut steps) = (Vec::new(), Steps::default());
         for failure in failures {
-            let Ok(decision) = route.decide(&world(&snapshot, &regions), |_| true, &mut rng) else { break };
+            let pen = steps.at(Duration::ZERO);
+            let decided = route.decide(&world(&snapshot, &regions), |_| true, &mut rng, pen);
+            let Ok(decision) = decided else { break };
             let id = decision.pick.candidate.machine.record.id;
             prop_assert!(!asked.contains(&id));
             prop_assert_eq!(decision.alternatives, false, "no node is alive in this snapshot");
