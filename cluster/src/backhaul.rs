@@ -370,7 +370,7 @@ fn priority(ask: &Ask) -> i32 {
     match ask {
         Ask::Registry(message) if message.len() > SMALL => -1,
         Ask::Registry(_) | Ask::Ping | Ask::Version | Ask::Barrier(_) | Ask::Room(_) => 1,
-        Ask::Api(_) | Ask::Config(_) => 0,
+        Ask::Api(_) | Ask::Config(_) | Ask::Explain(_) => 0,
     }
 }
 

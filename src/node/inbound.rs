@@ -7,6 +7,8 @@ use http::{HeaderName, HeaderValue, Request};
 use skein_cluster::BoxFuture;
 use skein_cluster::backhaul::{FrameStream, Inbound};
 use skein_cluster::barrier::{self, wait_until_seen};
+use skein_core::explain::Wanted;
+use skein_core::id::InvalidId;
 use skein_core::wire::{ApiAnswer, ApiCall, Ask, Preamble};
 use skein_core::{NodeNumber, codec};
 use tokio::time::Instant;
@@ -51,6 +53,11 @@ impl Inbound for NodeInbound {
                 }
                 Ask::Ping => Ok(Bytes::new()),
                 Ask::Room(room) => Ok(codec::encode(&this.node.edge.room(&room)).into()),
+                Ask::Explain(id) => {
+                    let wanted: Wanted = id.parse().map_err(|error: InvalidId| error.to_string())?;
+                    let Some(story) = this.node.edge.explain(wanted) else { return Ok(Bytes::new()) };
+                    serde_json::to_vec(&story).map(Bytes::from).map_err(|error| error.to_string())
+                }
             }
         })
     }

@@ -192,6 +192,10 @@ pub enum Ask {
     Ping,
     /// A Machine that refused this edge has room: whether anybody waits for it, as a `bool`.
     Room(Room),
+    /// What the node's edge decided for a request, by the request's or its trace's id: a
+    /// [`Story`](crate::explain::Story) as JSON of at most [`MAX_JSON`](crate::explain::MAX_JSON) bytes;
+    /// empty when it knows none.
+    Explain(String),
 }
 
 /// A worker's hint that a slot is free (SPEC LB-4).
