@@ -128,6 +128,9 @@ pub struct EdgeLimits {
     /// [`EdgeConfig::max_compressions`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_compressions: Option<NonZeroU32>,
+    /// [`EdgeConfig::explained`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub explained: Option<NonZeroU32>,
     /// [`EdgeConfig::replay_buffer`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replay_buffer_bytes: Option<NonZeroU32>,
@@ -171,6 +174,7 @@ impl EdgeLimits {
             (self.max_compressions, &mut config.max_compressions),
             (self.queue_max, &mut config.queue.service),
             (self.queue_max_all, &mut config.queue.all),
+            (self.explained, &mut config.explained),
             (self.replay_buffer_bytes, &mut config.replay_buffer),
             (self.replay_budget_bytes, &mut config.replay_budget),
             (self.h2_send_buffer_bytes, &mut config.http2.send_buffer),
@@ -321,6 +325,7 @@ mod tests {
             ("queue_max", 23),
             ("queue_max_all", 24),
             ("queue_timeout_ms", 25),
+            ("explained", 26),
         ];
         let table = keys.map(|(key, value)| format!("{key} = {value}\n")).concat();
         let config = load(&format!("region = \"iad\"\ndata_dir = \"/x\"\n[edge]\n{table}")).unwrap();
@@ -338,6 +343,7 @@ mod tests {
         assert_eq!(queue, (23, 24, 25));
         let http2 = &edge.http2;
         assert_eq!([http2.streams, http2.stream_window, http2.connection_window], [15, 16, 17]);
+        assert_eq!(edge.explained, 26);
         assert_eq!([http2.send_buffer, http2.unseen_resets, http2.faulty_resets], [18, 21, 22]);
         assert_eq!([http2.ping_after, http2.ping_timeout].map(|time| time.as_millis()), [19, 20]);
         let EdgeConfig { http2, .. } = new();
@@ -367,6 +373,7 @@ mod tests {
             new().queue.service as u64,
             new().queue.all as u64,
             new().queue_timeout.as_millis() as u64,
+            new().explained as u64,
         ];
         for ((key, _), default) in keys.iter().zip(defaults) {
             let row = include_str!("../../docs/http.md").split(&format!("| `{key}` | ")).nth(1);

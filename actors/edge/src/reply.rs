@@ -126,6 +126,7 @@ impl Reply {
             (Some(code), _) if json => {
                 let mut json = serde_json::json!({
                     "error": code, "status": status.as_u16(), "message": help, "request_id": request_id,
+                    "explain": format!("skein explain {request_id}"),
                 });
                 if let Some(Tried { attempts, last }) = tried {
                     json["tried"] = attempts.into();
@@ -133,9 +134,12 @@ impl Reply {
                 }
                 format!("{json}\n")
             }
-            (Some(code), None) => format!("{code}: {help} (request {request_id})\n"),
+            (Some(code), None) => {
+                format!("{code}: {help} (request {request_id}; skein explain {request_id})\n")
+            }
             (Some(code), Some(Tried { attempts, last })) => {
-                format!("{code}: {help} (tried={attempts}; last={last}; request {request_id})\n")
+                let request = format!("request {request_id}; skein explain {request_id}");
+                format!("{code}: {help} (tried={attempts}; last={last}; {request})\n")
             }
         };
         let kind = if json { "application/json" } else { "text/plain; charset=utf-8" };
@@ -204,7 +208,10 @@ mod tests {
         assert_eq!(answer.headers()["retry-after"], "1");
         assert_eq!(answer.headers()["fly-request-id"], "id-iad");
         let text = std::str::from_utf8(answer.body()).unwrap();
-        assert!(text.starts_with("PR01: ") && text.ends_with("(request id-iad)\n"), "{text}");
+        assert!(
+            text.starts_with("PR01: ") && text.ends_with("(request id-iad; skein explain id-iad)\n"),
+            "{text}"
+        );
         assert_eq!(text.lines().count(), 1);
     }
 
@@ -212,10 +219,11 @@ mod tests {
     fn http_13_an_error_after_attempts_says_how_many_and_how_the_last_one_failed() {
         let reply = Reply::Code(ErrorCode::PR03, None);
         let text = response(&reply, None).into_body();
-        assert!(text.ends_with(b" (tried=3; last=PC01; request id-iad)\n"), "{text:?}");
+        assert!(text.ends_with(b" (tried=3; last=PC01; request id-iad; skein explain id-iad)\n"), "{text:?}");
         let json = response(&reply, Some("application/json")).into_body();
         let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
         assert_eq!((json["tried"].as_u64(), json["last"].as_str()), (Some(3), Some("PC01")));
+        assert_eq!(json["explain"], "skein explain id-iad");
         let json = response(&Reply::BadHost, Some("application/json")).into_body();
         assert!(serde_json::from_slice::<serde_json::Value>(&json).unwrap().get("tried").is_none());
     }
