@@ -11,6 +11,7 @@ pub mod ctx;
 pub mod deploy;
 mod down;
 mod endpoint;
+mod explain;
 mod ips;
 mod machines;
 mod node;
@@ -81,6 +82,8 @@ enum Verb {
     Regions,
     /// Draws a request's trace
     Trace(trace::TraceArgs),
+    /// Tells what was decided for a request, and why
+    Explain(explain::ExplainArgs),
     /// Faults: inject, heal, list
     Chaos(chaos::ChaosArgs),
 }
@@ -115,6 +118,7 @@ fn run(verb: Verb, ctx: &Ctx) -> anyhow::Result<ExitCode> {
             wide()?.block_on(crate::node::run(config)).map(|()| ExitCode::SUCCESS)
         }
         Verb::Trace(args) => narrow()?.block_on(trace::run(args, ctx)),
+        Verb::Explain(args) => narrow()?.block_on(explain::run(args, ctx)),
         Verb::Chaos(args) => wide()?.block_on(chaos::run(args, ctx)),
         Verb::Deploy(_)
         | Verb::Status(_)
@@ -140,7 +144,13 @@ async fn call(verb: Verb, ctx: &Ctx) -> anyhow::Result<()> {
         Verb::Tokens(command) => tokens::run(command, ctx).await,
         Verb::Ips(command) => ips::run(command, ctx).await,
         Verb::Node(command) => node::run(command, ctx).await,
-        Verb::Up(_) | Verb::Down(_) | Verb::Config(_) | Verb::Regions | Verb::Trace(_) | Verb::Chaos(_) => {
+        Verb::Up(_)
+        | Verb::Down(_)
+        | Verb::Config(_)
+        | Verb::Regions
+        | Verb::Trace(_)
+        | Verb::Explain(_)
+        | Verb::Chaos(_) => {
             anyhow::bail!("invariant: this verb is run elsewhere")
         }
     }

@@ -22,6 +22,7 @@ fn every_documented_line_is_understood() {
         "up --nodes 5 --isolation portable --config fly.toml -- node server.js",
         "down --name two",
         "trace 01JNRQ9VVKJ7HZFMJWJB3M3RYN-iad --json",
+        "explain 01JNRQ9VVKJ7HZFMJWJB3M3RYN-iad --json",
         "chaos list --json",
         "deploy -c fly.toml --regions iad,lhr --json -- node server.js --port 3",
         "deploy --external 127.0.0.1:3000",

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::bail;
 use clap::Args;
-use skein_core::id::RequestId;
+use skein_core::explain::Wanted;
 use skein_testbed::trace::{TraceJson, render};
 
 use super::client::{CallError, segment};
@@ -23,14 +23,8 @@ pub(crate) struct TraceArgs {
 
 /// Runs it.
 pub(crate) async fn run(args: TraceArgs, ctx: &Ctx) -> anyhow::Result<ExitCode> {
-    let id = args.id.trim();
-    if !is_trace_id(id) && id.parse::<RequestId>().is_err() {
-        bail!(
-            "{id:?} is neither a request id, like 01JNRQ9VVKJ7HZFMJWJB3M3RYN-iad (a response's Fly-Request-Id), \
-             nor a trace id of 32 hexadecimal digits"
-        );
-    }
-    let path = format!("/skein/v1/testbed/traces/{}?wait_ms={WAIT_MS}", segment(id));
+    let id = wanted(&args.id)?;
+    let path = format!("/skein/v1/testbed/traces/{}?wait_ms={WAIT_MS}", segment(&id.to_string()));
     let trace: TraceJson = match ctx.client()?.get(&path).await {
         Ok(trace) => trace,
         Err(CallError::Refused { status: 404, error, .. }) => bail!("{error}"),
@@ -44,8 +38,19 @@ pub(crate) async fn run(args: TraceArgs, ctx: &Ctx) -> anyhow::Result<ExitCode> 
     Ok(ExitCode::SUCCESS)
 }
 
-fn is_trace_id(id: &str) -> bool {
-    id.len() == 32 && id.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+/// The request or trace that is meant.
+///
+/// # Errors
+/// When the text is no id.
+pub(super) fn wanted(id: &str) -> anyhow::Result<Wanted> {
+    let id = id.trim();
+    id.parse().map_err(|_| {
+        let id: String = id.chars().take(80).collect();
+        anyhow::anyhow!(
+            "{id:?} is neither a request id, like 01JNRQ9VVKJ7HZFMJWJB3M3RYN-iad (a response's Fly-Request-Id), \
+             nor a trace id of 32 hexadecimal digits"
+        )
+    })
 }
 
 #[cfg(test)]
@@ -59,6 +64,8 @@ mod tests {
             let error = run(args, &Ctx::default()).await.unwrap_err().to_string();
             assert!(error.contains("neither a request id"), "{bad}: {error}");
         }
-        assert!(is_trace_id("0af7651916cd43dd8448eb211c80319c"));
+        assert!(wanted(" 0af7651916cd43dd8448eb211c80319c\n").is_ok());
+        let long = wanted(&"a".repeat(10_000)).unwrap_err().to_string();
+        assert!(long.len() < 300, "{long}");
     }
 }

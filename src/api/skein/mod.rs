@@ -2,6 +2,7 @@
 
 mod accounts;
 mod endpoints;
+mod explain;
 mod nodes;
 mod view;
 
@@ -19,6 +20,7 @@ pub(super) fn router() -> Router<ApiState> {
         .route("/status", get(view::status))
         .route("/nodes", get(view::nodes))
         .route("/machines", get(view::machines))
+        .route("/explain/{id}", get(explain::explain))
         .route("/barrier", post(view::barrier))
         .route("/endpoints", post(endpoints::endpoints))
         .route("/orgs", get(accounts::orgs).post(accounts::create_org))
