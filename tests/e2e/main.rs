@@ -7,6 +7,7 @@
 mod support;
 
 mod bad_input;
+mod explain;
 mod faults;
 mod lifecycle;
 mod machines;
