@@ -69,6 +69,8 @@ pub(crate) struct State {
     core: Core,
     plan: Plan,
     run: Option<Run>,
+    /// When the run was launched, until it is up and healthy.
+    launched: Option<Instant>,
     saver: Saver,
     closers: Vec<RpcReplyPort<()>>,
     timer: Option<AbortHandle>,
@@ -103,6 +105,7 @@ impl Actor for MachineActor {
             core,
             plan,
             run: None,
+            launched: None,
             saver: Saver::default(),
             closers: Vec::new(),
             timer: None,
@@ -309,6 +312,8 @@ impl State {
         };
         // A run of this life is noted while it lasts; what is noted now is from a former one.
         let left = self.stored.adopt.take();
+        // What is taken over was not started by this life: its time says nothing of a start.
+        self.launched = left.is_none().then(clock::now);
         let run = Run::start(&self.shared, &self.stored, &self.plan, &self.entry.log, number, left, tell);
         match run {
             Ok((run, tasks)) => {

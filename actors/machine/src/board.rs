@@ -184,5 +184,6 @@ fn record(view: &View, load: LoadClass) -> Record {
         version: stored.version,
         number: stored.number,
         changed_ms: stored.changed_ms,
+        start_ms: stored.start_ms,
     }
 }

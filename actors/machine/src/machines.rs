@@ -163,6 +163,7 @@ impl Machines {
             created_ms: now,
             updated_ms: now,
             changed_ms: now,
+            start_ms: 0,
             events: Default::default(),
             adopt: None,
         };

@@ -40,6 +40,8 @@ pub(crate) struct Stored {
     pub(crate) created_ms: u64,
     pub(crate) updated_ms: u64,
     pub(crate) changed_ms: u64,
+    /// As in [`skein_core::record::Record`].
+    pub(crate) start_ms: u32,
     /// Newest first.
     pub(crate) events: VecDeque<MachineEvent>,
     pub(crate) adopt: Option<Adoptable>,
@@ -71,6 +73,7 @@ pub(crate) struct Row {
     created_ms: u64,
     updated_ms: u64,
     changed_ms: u64,
+    start_ms: u32,
     events: String,
     adopt: Option<Adoptable>,
 }
@@ -99,6 +102,7 @@ impl Stored {
             created_ms: self.created_ms,
             updated_ms: self.updated_ms,
             changed_ms: self.changed_ms,
+            start_ms: self.start_ms,
             events: serde_json::to_string(&self.events)?,
             adopt: self.adopt.clone(),
         })
@@ -124,6 +128,7 @@ impl Stored {
             created_ms: row.created_ms,
             updated_ms: row.updated_ms,
             changed_ms: row.changed_ms,
+            start_ms: row.start_ms,
             events: serde_json::from_str(&row.events)?,
             adopt: row.adopt,
         })
@@ -164,6 +169,7 @@ impl View {
             host_status: "ok".into(),
             cordoned: stored.cordoned,
             node: Some(node_name.clone()),
+            start_ms: stored.start_ms,
         }
     }
 }
@@ -198,6 +204,7 @@ pub(crate) fn sample(config: &str) -> Stored {
         created_ms: 6,
         updated_ms: 7,
         changed_ms: 8,
+        start_ms: 9,
         events: VecDeque::new(),
         adopt: None,
     }

@@ -38,6 +38,25 @@ async fn a_machine_starts_writes_its_log_and_stops_at_its_signal() {
     node.end().await;
 }
 
+/// What decides whether a request waits for a start: the time of the last one, kept over the node's lives.
+#[tokio::test]
+async fn a_machine_knows_how_long_its_last_start_took() {
+    let node = Node::new().await;
+    let skip = skein_machine::Create {
+        skip_launch: true,
+        ..create(json!({"init": {"exec": ["/bin/sh", "-c", FOREVER]}}))
+    };
+    let id = node.machines.create(skip).await.unwrap().id;
+    assert_eq!(node.record(id, |_| true).await.start_ms, 0, "it was never started");
+    node.machines.start_machine(id).await.unwrap();
+    let took = node.record(id, |record| record.start_ms > 0).await.start_ms;
+    node.machines.stop(id, None, None).await.unwrap();
+    assert_eq!(node.reach(id, Stopped).await.start_ms, took);
+    let node = Node::on(node.end().await).await;
+    assert_eq!(node.record(id, |_| true).await.start_ms, took);
+    node.end().await;
+}
+
 /// What a shell runs in the background ignores SIGINT, and so would all that it starts.
 #[tokio::test]
 async fn a_machine_stops_at_its_signal_although_its_node_ignores_it() {

@@ -58,6 +58,7 @@ fn facts(node: u64, machines: impl Iterator<Item = u64>) -> NodeFacts {
         version: VersionId(Ulid(1)),
         number: 1,
         changed_ms: 0,
+        start_ms: 0,
     };
     NodeFacts {
         record: NodeRecord {

@@ -453,6 +453,10 @@ pub struct MachineJson {
     /// The node it is on; Skein's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<crate::NodeName>,
+    /// How long its last start took until it was started and healthy, in milliseconds; 0 when it never
+    /// was; Skein's own.
+    #[serde(default)]
+    pub start_ms: u32,
 }
 
 /// `ImageRef` of the reference.

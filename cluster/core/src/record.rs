@@ -35,6 +35,8 @@ pub struct Record {
     pub number: u32,
     /// When its state last changed: milliseconds since 1970 on its node's clock.
     pub changed_ms: u64,
+    /// How long its last start took until it was started and healthy, in milliseconds; 0 when it never was.
+    pub start_ms: u32,
 }
 
 impl Record {
@@ -75,6 +77,7 @@ mod tests {
         longest.group = "g".repeat(63).parse().unwrap();
         longest.state = MachineState::LaunchFailed;
         longest.changed_ms = u64::MAX;
+        longest.start_ms = u32::MAX;
         longest.number = u32::MAX;
         let bytes = longest.encode();
         assert!(bytes.len() <= MAX_RECORD, "{}", bytes.len());

@@ -42,6 +42,7 @@ pub fn record(id: u64) -> Record {
         version: VersionId(Ulid(1)),
         number: 1,
         changed_ms: 0,
+        start_ms: 0,
     }
 }
 

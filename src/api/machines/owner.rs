@@ -168,5 +168,6 @@ pub(super) fn from_snapshot(app: &App, machine: &MachineView, node: &NodeView) -
         host_status: "unreachable".to_owned(),
         cordoned: record.cordoned,
         node: Some(node.record.name.clone()),
+        start_ms: record.start_ms,
     }
 }

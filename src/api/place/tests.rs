@@ -41,6 +41,7 @@ fn snapshot(rows: &[Row]) -> Snapshot {
                 version: skein_core::VersionId(ulid::Ulid(1)),
                 number: n as u32,
                 changed_ms: 0,
+                start_ms: 0,
             };
             (id, Arc::new(record))
         };

@@ -35,6 +35,7 @@ impl State {
     pub(super) fn publish(&mut self) {
         let updated = rfc3339(clock::unix_ms());
         let healthy = self.run.as_ref().is_none_or(|run| run.healthy());
+        self.measure_start(healthy);
         let view = View {
             stored: self.stored.clone(),
             healthy,
@@ -44,6 +45,18 @@ impl State {
         let local = (self.stored.state != MachineState::Destroyed).then(|| self.local(healthy));
         let entry = Arc::clone(&self.entry);
         self.shared.board.publish(&entry, Shown { view, local });
+    }
+
+    /// Learns how long the start took, once it is over.
+    fn measure_start(&mut self, healthy: bool) {
+        if self.stored.state == MachineState::Started
+            && healthy
+            && let Some(launched) = self.launched.take()
+        {
+            let took = clock::now().saturating_duration_since(launched).as_millis();
+            self.stored.start_ms = u32::try_from(took).unwrap_or(u32::MAX).max(1);
+            self.saver.dirty();
+        }
     }
 
     fn local(&self, healthy: bool) -> LocalMachine {

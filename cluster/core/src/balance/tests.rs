@@ -22,6 +22,7 @@ fn view(id: u64, region: &str) -> MachineView {
             version: VersionId(Ulid(1)),
             number: 1,
             changed_ms: 0,
+            start_ms: 0,
         }),
         node: NodeNumber(id as u32),
         region: region.parse().unwrap(),

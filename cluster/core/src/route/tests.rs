@@ -30,6 +30,7 @@ fn machine(id: u64, region: &str) -> Arc<MachineView> {
             version: VersionId(Ulid(1)),
             number: 1,
             changed_ms: 0,
+            start_ms: 0,
         }),
         node: NodeNumber(id as u32),
         region: region.parse().unwrap(),

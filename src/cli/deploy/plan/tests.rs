@@ -43,6 +43,7 @@ fn machine(id: u64, group: &str, region: &str) -> MachineJson {
         host_status: "ok".into(),
         cordoned: false,
         node: None,
+        start_ms: 0,
     }
 }
 
