@@ -30,7 +30,7 @@ pub(super) fn router(state: &ApiState) -> Router<ApiState> {
         .route(&below("wait"), get(verbs::wait))
         .route(&below("events"), get(verbs::events))
         .route(&below("lease"), get(leases::show).post(leases::take).delete(leases::release))
-        .route(&below("suspend"), any(verbs::not_provided))
+        .route(&below("suspend"), post(verbs::suspend))
         .route(&below("exec"), any(verbs::not_provided))
         .route(&below("memory"), any(verbs::not_provided))
         .route(&below("memory/reclaim"), any(verbs::not_provided))

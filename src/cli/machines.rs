@@ -34,7 +34,7 @@ pub(crate) enum MachinesCommand {
         #[arg(short, long)]
         app: Option<AppName>,
     },
-    /// Starts Machines
+    /// Starts Machines; suspended ones go on where they were
     Start(Ids),
     /// Stops Machines
     Stop {
@@ -47,6 +47,8 @@ pub(crate) enum MachinesCommand {
         #[arg(long)]
         timeout: Option<GoDuration>,
     },
+    /// Suspends Machines: their processes stay in memory until a start
+    Suspend(Ids),
     /// Stops Machines and starts them again
     Restart(Ids),
     /// Destroys Machines
@@ -86,6 +88,7 @@ pub(crate) async fn run(command: MachinesCommand, ctx: &Ctx) -> anyhow::Result<(
             let body = serde_json::json!({ "signal": signal, "timeout": timeout });
             each(&client, ids, "stop", &body, Some("stopped")).await
         }
+        MachinesCommand::Suspend(ids) => each(&client, ids, "suspend", &none, Some("suspended")).await,
         MachinesCommand::Restart(ids) => each(&client, ids, "restart", &none, Some("started")).await,
         MachinesCommand::Destroy { ids, force } => destroy(&client, ids, force).await,
         MachinesCommand::Cordon(ids) => {

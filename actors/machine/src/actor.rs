@@ -20,7 +20,7 @@ use crate::holder::Fate;
 use crate::life::{Core, Desired, Effect, Input, Source, StopHow};
 use crate::machines::Shared;
 use crate::plan::{self, Plan};
-use crate::run::Run;
+use crate::run::{Begin, Run};
 use crate::save::Saver;
 use crate::stored::Stored;
 
@@ -55,8 +55,16 @@ pub(crate) enum Call {
     Restart(StopHow),
     Update { config: Box<MachineConfig>, launch: bool, current: Option<String> },
     Destroy { force: bool },
+    Suspend(Source),
     Signal(i32),
     Cordon(bool),
+}
+
+/// What a Machine's beginning is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Beginning {
+    Start,
+    Resume,
 }
 
 /// The actor; its argument names the Machine.
@@ -69,8 +77,8 @@ pub(crate) struct State {
     core: Core,
     plan: Plan,
     run: Option<Run>,
-    /// When the run was launched, until it is up and healthy.
-    launched: Option<Instant>,
+    /// When it was told to start or to go on, until it is started and healthy.
+    beginning: Option<(Beginning, Instant)>,
     saver: Saver,
     closers: Vec<RpcReplyPort<()>>,
     timer: Option<AbortHandle>,
@@ -90,10 +98,13 @@ impl Actor for MachineActor {
         let entry = shared.board.entry(id).ok_or("the board does not know the Machine")?;
         let stored = entry.view.borrow().stored.clone();
         let (plan, settings) = plan::validate(&stored.config)?;
+        // Without a process there is nothing to wait: the next start is a cold one.
+        let discarded = stored.desired == Desired::Suspended && stored.adopt.is_none();
+        let desired = if discarded { Desired::Stopped } else { stored.desired };
         let core = if stored.state == MachineState::Created {
-            Core::created(settings, stored.desired)
+            Core::created(settings, desired)
         } else {
-            Core::restored(stored.state, settings, stored.desired)
+            Core::restored(stored.state, settings, desired)
         };
         let token = CancellationToken::new();
         let mut state = State {
@@ -105,7 +116,7 @@ impl Actor for MachineActor {
             core,
             plan,
             run: None,
-            launched: None,
+            beginning: None,
             saver: Saver::default(),
             closers: Vec::new(),
             timer: None,
@@ -122,7 +133,8 @@ impl Actor for MachineActor {
         myself: ActorRef<Message>,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        match state.stored.desired {
+        match state.core.desired() {
+            Desired::Suspended => state.feed(&myself, Input::Reclaim)?,
             Desired::Started => {
                 let source = if state.stored.events.is_empty() { Source::User } else { Source::Node };
                 state.feed(&myself, Input::Start(source))?;
@@ -130,7 +142,7 @@ impl Actor for MachineActor {
             Desired::Destroyed => state.feed(&myself, Input::Destroy { force: true })?,
             Desired::Stopped => {}
         }
-        if state.stored.desired != Desired::Started
+        if matches!(state.core.desired(), Desired::Stopped | Desired::Destroyed)
             && let Some(left) = state.stored.adopt.take()
         {
             state.saver.dirty();
@@ -207,6 +219,7 @@ impl State {
             Call::Stop(how) => self.feed(myself, Input::Stop(how)).map_err(refused),
             Call::Restart(how) => self.feed(myself, Input::Restart(how)).map_err(refused),
             Call::Destroy { force } => self.feed(myself, Input::Destroy { force }).map_err(refused),
+            Call::Suspend(source) => self.feed(myself, Input::Suspend(source)).map_err(refused),
             Call::Signal(signal) => self.feed(myself, Input::Signal(signal)).map_err(refused),
             Call::Cordon(cordoned) => {
                 if self.stored.cordoned != cordoned {
@@ -292,7 +305,19 @@ impl State {
         }
         for effect in others {
             match effect {
-                Effect::Launch { run } => self.launch(myself, run),
+                Effect::Launch { run } => {
+                    // A run of this life is noted while it lasts; what is noted now is from a former one.
+                    let left = self.stored.adopt.take();
+                    // What is taken over was not started by this life: its time says nothing of a start.
+                    self.beginning = left.is_none().then(|| (Beginning::Start, clock::now()));
+                    self.launch(myself, run, left.map_or(Begin::Launch, Begin::Adopt));
+                }
+                Effect::Reclaim { run } => match self.stored.adopt.take() {
+                    Some(left) => self.launch(myself, run, Begin::Reclaim(left)),
+                    None => drop(myself.cast(Message::Run(run, Fate::Lost("nothing was left".into())))),
+                },
+                Effect::Suspend { run } => self.suspend(myself, run),
+                Effect::Resume { run } => self.resume(myself, run),
                 Effect::AwaitIdle { run } => self.await_idle(myself, run),
                 Effect::Signal { run, signal } => self.signal(myself, run, signal),
                 Effect::Kill { run } => self.kill(myself, run),
@@ -305,18 +330,23 @@ impl State {
         }
     }
 
-    fn launch(&mut self, myself: &ActorRef<Message>, number: u64) {
+    fn launch(&mut self, myself: &ActorRef<Message>, number: u64, begin: Begin) {
         let tell = {
             let myself = myself.clone();
             move |message| drop(myself.cast(message))
         };
-        // A run of this life is noted while it lasts; what is noted now is from a former one.
-        let left = self.stored.adopt.take();
-        // What is taken over was not started by this life: its time says nothing of a start.
-        self.launched = left.is_none().then(clock::now);
-        let run = Run::start(&self.shared, &self.stored, &self.plan, &self.entry.log, number, left, tell);
+        let found = match &begin {
+            Begin::Launch => None,
+            Begin::Adopt(_) => Some(Run::resume as fn(&Run) -> bool),
+            Begin::Reclaim(_) => Some(Run::suspend as fn(&Run) -> bool),
+        };
+        let run = Run::start(&self.shared, &self.stored, &self.plan, &self.entry.log, number, begin, tell);
         match run {
             Ok((run, tasks)) => {
+                if let Some(order) = found {
+                    // It may have been left in the middle of a change between the two.
+                    order(&run);
+                }
                 self.stored.adopt = run.adoptable.clone();
                 self.run = Some(run);
                 if self.stored.adopt.is_some() {
@@ -356,6 +386,24 @@ impl State {
         }
     }
 
+    fn suspend(&mut self, myself: &ActorRef<Message>, number: u64) {
+        let Some(run) = self.run.as_ref().filter(|run| run.number == number) else { return };
+        if !run.suspend() {
+            // An external Machine has no process: it is suspended once nothing is sent to it.
+            drop(myself.cast(Message::Run(number, Fate::Suspended)));
+        }
+    }
+
+    fn resume(&mut self, myself: &ActorRef<Message>, number: u64) {
+        let Some(run) = self.run.as_ref().filter(|run| run.number == number) else { return };
+        if self.core.state() == MachineState::Starting {
+            self.beginning = Some((Beginning::Resume, clock::now()));
+        }
+        if !run.resume() {
+            drop(myself.cast(Message::Run(number, Fate::Up)));
+        }
+    }
+
     fn external_ended(&self, myself: &ActorRef<Message>, number: u64) {
         // A signal alone stops nothing that has no process; a stop that is under way does.
         if self.core.is_stopping() {
@@ -366,7 +414,14 @@ impl State {
 
     fn fate(&mut self, myself: &ActorRef<Message>, run: u64, fate: Fate) {
         let input = match fate {
-            Fate::Up => Input::Up(run),
+            Fate::Up => {
+                if let Some(run) = self.run.as_ref().filter(|current| current.number == run) {
+                    run.up();
+                }
+                Input::Up(run)
+            }
+            Fate::Suspended => Input::Suspended(run),
+            Fate::NotSuspended => Input::NotSuspended(run),
             Fate::Refused(error) => Input::Refused(run, error),
             Fate::Ended(exit, wrote) => Input::Ended(run, exit, wrote),
             Fate::Lost(error) => {
@@ -374,7 +429,7 @@ impl State {
                 Input::Lost(run)
             }
         };
-        let over = !matches!(input, Input::Up(_));
+        let over = matches!(input, Input::Refused(..) | Input::Ended(..) | Input::Lost(_));
         if over && self.run.as_ref().is_some_and(|current| current.number == run) {
             self.run = None;
             self.stored.adopt = None;

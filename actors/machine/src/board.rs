@@ -13,6 +13,7 @@ use ractor::ActorRef;
 use skein_cluster::{LocalMachine, LocalPublisher};
 use skein_core::MachineId;
 use skein_core::load::LoadClass;
+use skein_core::machine::MachineState;
 use skein_core::record::Record;
 use tokio::sync::watch;
 
@@ -184,6 +185,9 @@ fn record(view: &View, load: LoadClass) -> Record {
         version: stored.version,
         number: stored.number,
         changed_ms: stored.changed_ms,
-        start_ms: stored.start_ms,
+        start_ms: match (stored.state, stored.resume_ms) {
+            (MachineState::Suspending | MachineState::Suspended, 1..) => stored.resume_ms,
+            _ => stored.start_ms,
+        },
     }
 }

@@ -38,6 +38,10 @@ pub(crate) enum Fate {
     Refused(String),
     /// It ended, with all that came from it; what it wrote last to its standard error.
     Ended(Exit, String),
+    /// No process runs, and all keep their memory.
+    Suspended,
+    /// Some process could not be made to wait, so all run.
+    NotSuspended,
     /// Init ended without a word, or could not be started.
     Lost(String),
 }
@@ -220,7 +224,9 @@ async fn listen(
     loop {
         loop {
             match protocol::take::<FromInit>(&mut buffer) {
-                Ok(Some(FromInit::Started { .. })) => tell(Fate::Up),
+                Ok(Some(FromInit::Started { .. } | FromInit::Resumed)) => tell(Fate::Up),
+                Ok(Some(FromInit::Suspended)) => tell(Fate::Suspended),
+                Ok(Some(FromInit::NotSuspended)) => tell(Fate::NotSuspended),
                 Ok(Some(FromInit::Output(output, bytes))) => writer.write(output, &bytes),
                 Ok(Some(FromInit::Refused { text, .. })) => return Fate::Refused(text),
                 Ok(Some(FromInit::Exited(ended))) => return Fate::Ended(ended.into(), writer.end()),

@@ -9,11 +9,12 @@
 //! with it, so an init killed by such a signal would leave its grandchildren behind. The end of the
 //! socket can't be missed instead. The Machine's own first process has one, against init's death.
 
-pub mod descendants;
 pub mod protocol;
 
 mod app;
 mod control;
+mod descendants;
+mod freeze;
 mod run;
 
 pub use run::machine_init_main;

@@ -10,6 +10,7 @@ pub mod plan;
 
 mod actor;
 mod board;
+mod checking;
 mod config;
 mod error;
 mod holder;

@@ -27,6 +27,7 @@ mod exit;
 mod input;
 mod phase;
 mod settings;
+mod suspension;
 mod transition;
 
 /// SIGTERM's grace before SIGKILL (SPEC RUN-5).
@@ -62,6 +63,9 @@ impl Core {
     /// A Machine as the store remembers it: without a process, in a settled state.
     pub fn restored(state: MachineState, settings: Settings, desired: Desired) -> Self {
         let settled = matches!(state, S::Created | S::Failed | S::LaunchFailed);
+        // Only what is to be reclaimed can still be suspended.
+        let state = if desired == Desired::Suspended { S::Suspended } else { state };
+        let settled = settled || state == S::Suspended;
         let mut core = Self::at(if settled { state } else { S::Stopped }, settings, desired);
         core.started_once = state != S::Created && state != S::LaunchFailed;
         core
@@ -100,7 +104,7 @@ impl Core {
 
     /// Whether its run is being brought to its end.
     pub fn is_stopping(&self) -> bool {
-        self.run.is_some() && self.phase != Phase::Live
+        self.run.is_some() && self.phase.is_ending()
     }
 
     /// Whether there is no run and none comes by itself.
@@ -111,8 +115,14 @@ impl Core {
     /// When [`Input::Tick`] is due, and why.
     pub fn deadline(&self) -> Option<(Instant, &'static str)> {
         match self.phase {
-            Phase::Rest | Phase::Live | Phase::Killed => None,
+            Phase::Rest
+            | Phase::Live
+            | Phase::Freezing { .. }
+            | Phase::Frozen
+            | Phase::Thawing
+            | Phase::Killed => None,
             Phase::Backoff(until) => Some((until, "restart")),
+            Phase::Quieting { until } => Some((until, "suspension")),
             Phase::Draining { until, .. } => Some((until, "drain")),
             Phase::Signalled { until } => Some((until, "kill timeout")),
             Phase::Terminated { until } => Some((until, "SIGTERM")),
@@ -129,14 +139,15 @@ impl Core {
             Input::Start(source) => self.start(source, &mut out)?,
             Input::Stop(how) => self.stop(now, how, &mut out)?,
             Input::Restart(how) => self.restart(now, how, &mut out)?,
+            Input::Suspend(source) => self.suspend(now, source, &mut out)?,
+            Input::Reclaim => self.reclaim(&mut out),
             Input::Update { settings, launch } => self.update(now, settings, launch, &mut out)?,
             Input::Destroy { force } => self.destroy(now, force, &mut out)?,
             Input::Signal(signal) => {
-                let Some(run) = self.run else {
-                    return Err(Refusal(format!(
-                        "unable to signal machine from current state: '{}'",
-                        self.state
-                    )));
+                // Whoever waits hears nothing, and would be surprised by it later.
+                let waits = matches!(self.phase, Phase::Freezing { .. } | Phase::Frozen);
+                let Some(run) = self.run.filter(|_| !waits) else {
+                    return Err(self.refusal("signal"));
                 };
                 out.push(Effect::Signal { run, signal });
             }
@@ -147,17 +158,19 @@ impl Core {
                     && let Phase::Draining { signal, timeout, .. } = self.phase
                 {
                     self.signal(now, signal, timeout, &mut out);
+                } else if self.run == Some(run) && matches!(self.phase, Phase::Quieting { .. }) {
+                    self.freeze(&mut out);
                 }
             }
-            Input::Up(run) => {
-                if self.run == Some(run) && self.phase == Phase::Live && self.state == S::Starting {
-                    self.started_once = true;
-                    self.error = None;
-                    self.go(S::Started, "start", Source::Node, None, &mut out);
-                }
-            }
+            Input::Up(run) if self.run == Some(run) => self.up(&mut out),
+            Input::Suspended(run) if self.run == Some(run) => self.suspended(&mut out),
+            Input::NotSuspended(run) if self.run == Some(run) => self.not_suspended(now, &mut out),
+            // Words from a run that is over.
+            Input::Up(_) | Input::Suspended(_) | Input::NotSuspended(_) => {}
             // Nobody refuses what already runs: such a run is not to be trusted.
-            Input::Refused(run, _) if self.state == S::Started => self.ended(now, run, None, "", &mut out),
+            Input::Refused(run, _) if matches!(self.state, S::Started | S::Suspending | S::Suspended) => {
+                self.ended(now, run, None, "", &mut out)
+            }
             Input::Refused(run, error) => self.refused(run, error, &mut out),
             Input::Ended(run, exit, wrote) => self.ended(now, run, Some(exit), &wrote, &mut out),
             Input::Lost(run) => self.ended(now, run, None, "", &mut out),
@@ -179,11 +192,15 @@ impl Core {
     }
 
     fn launch(&mut self, kind: &'static str, source: Source, out: &mut Vec<Effect>) {
+        self.go(S::Starting, kind, source, None, out);
+        self.begin_run(out);
+    }
+
+    fn begin_run(&mut self, out: &mut Vec<Effect>) {
         self.last_run += 1;
         self.run = Some(self.last_run);
         self.phase = Phase::Live;
         self.after = After::Stop;
-        self.go(S::Starting, kind, source, None, out);
         out.push(Effect::Launch { run: self.last_run });
     }
 
@@ -206,6 +223,10 @@ impl Core {
                 self.launch(kind, source, out);
             }
             S::Starting | S::Started => {}
+            S::Suspending | S::Suspended => {
+                self.desired = Desired::Started;
+                self.wake(source, out);
+            }
             S::Restarting | S::Updating => {
                 self.desired = Desired::Started;
                 if self.phase != Phase::Rest {
@@ -217,6 +238,15 @@ impl Core {
         Ok(())
     }
 
+    fn up(&mut self, out: &mut Vec<Effect>) {
+        if matches!(self.phase, Phase::Live | Phase::Thawing) && self.state == S::Starting {
+            self.phase = Phase::Live;
+            self.started_once = true;
+            self.error = None;
+            self.go(S::Started, "start", Source::Node, None, out);
+        }
+    }
+
     fn stop(&mut self, now: Instant, how: StopHow, out: &mut Vec<Effect>) -> Result<(), Refusal> {
         #[allow(clippy::wildcard_enum_match_arm, reason = "states of parts that do not exist here")]
         match self.state {
@@ -226,7 +256,7 @@ impl Core {
                 self.after = After::Stop;
                 self.hasten(how, out);
             }
-            S::Starting | S::Started | S::Restarting | S::Updating => {
+            S::Starting | S::Started | S::Suspending | S::Suspended | S::Restarting | S::Updating => {
                 self.desired = Desired::Stopped;
                 self.end_run(now, S::Stopping, "stop", Source::User, After::Stop, how, out);
             }
@@ -238,7 +268,9 @@ impl Core {
     fn restart(&mut self, now: Instant, how: StopHow, out: &mut Vec<Effect>) -> Result<(), Refusal> {
         #[allow(clippy::wildcard_enum_match_arm, reason = "states of parts that do not exist here")]
         match self.state {
-            S::Starting | S::Started | S::Restarting | S::Updating if !self.closing => {
+            S::Starting | S::Started | S::Suspending | S::Suspended | S::Restarting | S::Updating
+                if !self.closing =>
+            {
                 self.desired = Desired::Started;
                 self.history = History::default();
                 self.end_run(now, S::Restarting, "restart", Source::User, After::Start, how, out);
@@ -270,7 +302,7 @@ impl Core {
                     self.launch("update", Source::User, out);
                 }
             }
-            S::Starting | S::Started | S::Restarting | S::Updating => {
+            S::Starting | S::Started | S::Suspending | S::Suspended | S::Restarting | S::Updating => {
                 self.desired = desired;
                 self.history = History::default();
                 // The process that runs is stopped as its own configuration says.
@@ -286,7 +318,7 @@ impl Core {
         if matches!(self.state, S::Destroying | S::Destroyed) {
             return Ok(());
         }
-        if self.run.is_some() && !force {
+        if self.run.is_some() && self.state != S::Suspended && !force {
             return Err(Refusal(format!(
                 "unable to destroy machine, not currently stopped or suspended: '{}'; stop it first or use force",
                 self.state
@@ -339,13 +371,17 @@ impl Core {
         if self.state != state {
             self.go(state, kind, source, request, out);
         }
-        if self.phase != Phase::Live {
+        if self.phase.is_ending() {
             return self.hasten(how, out);
         }
         let signal = how.signal.unwrap_or(self.settings.kill_signal);
         let timeout = how.timeout.unwrap_or(self.settings.kill_timeout);
         if how.force || signal == SIGKILL {
             return self.kill(out);
+        }
+        if matches!(self.phase, Phase::Freezing { .. } | Phase::Frozen) {
+            // A process that waits would not see the signal.
+            out.push(Effect::Resume { run });
         }
         let drain = how.drain.unwrap_or(timeout);
         self.phase = Phase::Draining { until: now + drain, signal, timeout };
@@ -379,7 +415,13 @@ impl Core {
             return;
         }
         match self.phase {
-            Phase::Rest | Phase::Live | Phase::Killed => {}
+            Phase::Rest
+            | Phase::Live
+            | Phase::Freezing { .. }
+            | Phase::Frozen
+            | Phase::Thawing
+            | Phase::Killed => {}
+            Phase::Quieting { .. } => self.freeze(out),
             Phase::Backoff(_) => self.launch("start", Source::Node, out),
             Phase::Draining { signal, timeout, .. } => self.signal(now, signal, timeout, out),
             Phase::Signalled { .. } => {
@@ -396,7 +438,7 @@ impl Core {
             return;
         }
         self.run = None;
-        let stopping = self.phase != Phase::Live;
+        let stopping = self.phase.is_ending();
         self.phase = Phase::Rest;
         let request = Some(json!({ "error": error }));
         self.error = Some(error);
@@ -416,11 +458,28 @@ impl Core {
             return;
         }
         self.run = None;
-        let stopping = self.phase != Phase::Live;
-        self.phase = Phase::Rest;
+        let phase = std::mem::replace(&mut self.phase, Phase::Rest);
+        let stopping = phase.is_ending();
         let event = |restarting: bool| Some(exit_event(exit, wrote, stopping, restarting));
         if stopping {
             return self.rested_with(event(self.after == After::Start), out);
+        }
+        if matches!(phase, Phase::Quieting { .. } | Phase::Freezing { .. } | Phase::Frozen) {
+            self.error = Some(format!("it ended while it was suspended: {}", describe(exit, wrote)));
+            // Whoever wants it back gets a new process; nobody else does.
+            if phase == (Phase::Freezing { wake: true }) {
+                return self.launch("start", Source::Node, out);
+            }
+            self.desired = Desired::Stopped;
+            self.go(S::Stopped, "exit", Source::Node, event(false), out);
+            if self.settings.auto_destroy {
+                self.vanish(out);
+            }
+            return;
+        }
+        if phase == Phase::Thawing {
+            // What waited is gone, so its start is a cold one.
+            return self.begin_run(out);
         }
         // An init that vanished is no exit of the app's own: it counts as a failure.
         let exit_or_failure = exit.unwrap_or(Exit::Signal(SIGKILL));

@@ -25,7 +25,7 @@ use crate::board::{Board, Entry};
 use crate::config::{Create, MachinesConfig, StartError};
 use crate::error::MachineError;
 use crate::holder::Spawner;
-use crate::life::{Desired, MAX_KILL_TIMEOUT, StopHow, signal_number};
+use crate::life::{Desired, MAX_KILL_TIMEOUT, Source, StopHow, signal_number};
 use crate::log::{LogLine, MachineLog};
 use crate::stored::{Row, Stored, TABLE, View, canonical};
 use crate::{load, names, plan, strays};
@@ -164,6 +164,7 @@ impl Machines {
             updated_ms: now,
             changed_ms: now,
             start_ms: 0,
+            resume_ms: 0,
             events: Default::default(),
             adopt: None,
         };
@@ -197,7 +198,8 @@ impl Machines {
         self.get(id)
     }
 
-    /// Starts a Machine; the state it was in. It does nothing to one that runs.
+    /// Starts a Machine, or lets a suspended one go on; the state it was in. It does nothing to one that
+    /// runs.
     ///
     /// # Errors
     /// [`MachineError`].
@@ -232,6 +234,15 @@ impl Machines {
     ) -> Result<MachineState, MachineError> {
         let force = timeout.is_some_and(|timeout| timeout.is_zero());
         self.call(id, Call::Restart(StopHow { force, ..how(signal, timeout)? })).await
+    }
+
+    /// Begins a suspension: the process and its memory stay and wait for a start (SPEC AUTO-3). What is
+    /// in flight is waited for as long as a stop would. The state that it was in.
+    ///
+    /// # Errors
+    /// [`MachineError`].
+    pub async fn suspend(&self, id: MachineId) -> Result<MachineState, MachineError> {
+        self.call(id, Call::Suspend(Source::User)).await
     }
 
     /// Removes a Machine; while it runs only with `force`, which kills it.
@@ -288,8 +299,9 @@ impl Machines {
         };
         let hopeless = |view: &View| {
             let stuck = matches!(view.stored.state, MachineState::Failed | MachineState::LaunchFailed);
-            let wants_to_run = states.iter().all(|state| *state == MachineState::Started);
-            (stuck && wants_to_run) || view.stored.state.is_final()
+            let only = |wanted| states.iter().all(|state| *state == wanted);
+            let unsuspended = view.stored.state == MachineState::Stopped && only(MachineState::Suspended);
+            (stuck && only(MachineState::Started)) || unsuspended || view.stored.state.is_final()
         };
         let decided = view.wait_for(|view| there(view) || hopeless(view));
         let wanted = || states.iter().map(|state| state.as_str()).collect::<Vec<_>>().join(" or ");
@@ -300,7 +312,10 @@ impl Machines {
             Ok(Ok(view)) => Err(MachineError::Unreachable {
                 wanted: wanted(),
                 current: view.stored.state,
-                why: view.error.clone().unwrap_or_else(|| "it is gone".into()),
+                why: view.error.clone().unwrap_or_else(|| {
+                    let no_process = view.stored.state == MachineState::Stopped;
+                    if no_process { "it has no process; start it first" } else { "it is gone" }.into()
+                }),
             }),
             Ok(Err(_)) => Err(MachineError::NotFound(id)),
             Err(_) => {

@@ -7,8 +7,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use skein_cluster::Upstream;
 use skein_cluster::entropy::Entropy;
-use skein_cluster::{Upstream, clock};
 use skein_core::load::Slots;
 use skein_core::machine::{CheckStatus, MachineConfig};
 use skein_core::sixpn;
@@ -16,15 +16,26 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::actor::Message;
-use crate::check::{self, CheckCore, Spec, Status};
+use crate::check::{self, Spec, Status};
+use crate::checking::{Addresses, check_on};
 use crate::holder::{self, Fate, Link};
 use crate::init::protocol::{Launch, Program, ToInit};
 use crate::log::MachineLog;
 use crate::machines::Shared;
 use crate::plan::{self, Plan, Surroundings};
 use crate::ports::{self, Reserved};
-use crate::probe::probe;
 use crate::stored::{Adoptable, Stored};
+
+/// How a run begins.
+#[derive(Debug)]
+pub(crate) enum Begin {
+    /// With a new process.
+    Launch,
+    /// With what a former life of the node left, else with a new process.
+    Adopt(Adoptable),
+    /// With what a former life of the node left, else it is lost.
+    Reclaim(Adoptable),
+}
 
 /// Work that goes on beside the actor.
 pub(crate) type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -37,6 +48,8 @@ pub(crate) struct Run {
     pub(crate) adoptable: Option<Adoptable>,
     driver: Driver,
     checks: Vec<(Spec, Status, String)>,
+    /// Whether its checks rest, as those of a process that waits.
+    resting: watch::Sender<bool>,
     /// Ends its checks.
     _checks: tokio_util::sync::DropGuard,
 }
@@ -47,15 +60,14 @@ enum Driver {
 }
 
 impl Run {
-    /// Prepares a run; the tasks carry it. What a former life of the node `left` is taken over if its
-    /// init still waits.
+    /// Prepares a run; the tasks carry it.
     pub(crate) fn start(
         shared: &Arc<Shared>,
         stored: &Stored,
         plan: &Plan,
         log: &Arc<MachineLog>,
         number: u64,
-        left: Option<Adoptable>,
+        begin: Begin,
         tell: impl Fn(Message) + Clone + Send + Sync + 'static,
     ) -> Result<(Self, Vec<Task>), String> {
         let token = CancellationToken::new();
@@ -63,14 +75,15 @@ impl Run {
         let (driver, adoptable, task, addresses) = match plan {
             Plan::Process { program, args, env, user } => {
                 let command = (program, args.as_slice(), env, user.as_deref());
-                process(shared, stored, command, log, number, left, tell.clone())?
+                process(shared, stored, command, log, number, begin, tell.clone())?
             }
             Plan::External(address) => external(address, number, tell.clone()),
         };
         let mut tasks = vec![task];
+        let (resting, _) = watch::channel(false);
         for (index, spec) in specs.iter().enumerate() {
             let (spec, addresses, tell) = (spec.clone(), addresses.clone(), tell.clone());
-            let checking = check_on(spec, addresses, move |status, output| {
+            let checking = check_on(spec, addresses, resting.subscribe(), move |status, output| {
                 tell(Message::Check(number, index, status, output));
             });
             let token = token.clone();
@@ -85,7 +98,7 @@ impl Run {
             .into_iter()
             .map(|spec| (spec, Status::Unknown, "waiting for the first probe".to_owned()))
             .collect();
-        Ok((Self { number, adoptable, driver, checks, _checks: token.drop_guard() }, tasks))
+        Ok((Self { number, adoptable, driver, checks, resting, _checks: token.drop_guard() }, tasks))
     }
 
     /// Where the process is reached; `None` before it is known.
@@ -121,9 +134,29 @@ impl Run {
 
     /// Signals the process; `false` when there is none.
     pub(crate) fn signal(&self, signal: i32) -> bool {
+        self.order(ToInit::Signal(signal))
+    }
+
+    /// Makes all processes wait, and the checks rest; `false` when there are none.
+    pub(crate) fn suspend(&self) -> bool {
+        self.resting.send_replace(true);
+        self.order(ToInit::Suspend)
+    }
+
+    /// Lets all processes go on; `false` when there are none.
+    pub(crate) fn resume(&self) -> bool {
+        self.order(ToInit::Resume)
+    }
+
+    /// Its process answers again, so its checks go on.
+    pub(crate) fn up(&self) {
+        self.resting.send_replace(false);
+    }
+
+    fn order(&self, order: ToInit) -> bool {
         let Driver::Process { orders, .. } = &self.driver else { return false };
-        if let Err(error) = orders.try_send(ToInit::Signal(signal)) {
-            tracing::warn!(signal, %error, "a signal was not delivered to machine-init");
+        if let Err(error) = orders.try_send(order) {
+            tracing::warn!(%error, "an order was not delivered to machine-init");
         }
         true
     }
@@ -136,9 +169,6 @@ impl Run {
     }
 }
 
-/// Internal port to address, once known.
-type Addresses = watch::Receiver<Option<Upstream>>;
-
 type Prepared = (Driver, Option<Adoptable>, Task, Addresses);
 
 fn process(
@@ -147,10 +177,15 @@ fn process(
     (program, args, own_env, user): (&Program, &[String], &BTreeMap<String, String>, Option<&str>),
     log: &Arc<MachineLog>,
     number: u64,
-    left: Option<Adoptable>,
+    begin: Begin,
     tell: impl Fn(Message) + Send + Sync + 'static,
 ) -> Result<Prepared, String> {
     let run_as = plan::run_as(user).map_err(|error| error.to_string())?;
+    let reclaims = matches!(begin, Begin::Reclaim(_));
+    let left = match begin {
+        Begin::Launch => None,
+        Begin::Adopt(left) | Begin::Reclaim(left) => Some(left),
+    };
     let kept = left.as_ref().and_then(|left| keep_ports(&left.ports));
     let left = left.filter(|_| kept.is_some());
     let reserved = match kept {
@@ -187,9 +222,15 @@ fn process(
                 Ok(init) => return holder::adopt(init, machine, link, &log, tell).await,
                 Err(error) => tracing::info!(%error, %machine, "its process did not outlive the node"),
             }
+            if reclaims {
+                return tell(Fate::Lost("its process did not outlive the node".into()));
+            }
             // The new process is found where the old one was.
             let launch = Launch { secret: left.secret, adopt_at: Some(left.path), ..launch };
             return holder::hold(spawner, machine, launch, link, &log, tell).await;
+        }
+        if reclaims {
+            return tell(Fate::Lost("a port of its process is another's by now".into()));
         }
         holder::hold(spawner, machine, launch, link, &log, tell).await;
     });
@@ -259,27 +300,6 @@ fn external(address: &str, number: u64, tell: impl Fn(Message) + Send + Sync + '
         tell(Message::Run(number, fate));
     });
     (Driver::External(address_known), None, task, addresses)
-}
-
-/// Probes as long as it is polled; tells each change.
-async fn check_on(spec: Spec, mut addresses: Addresses, tell: impl Fn(Status, String)) {
-    let upstream = match addresses.wait_for(Option::is_some).await {
-        Ok(upstream) => upstream.clone(),
-        // Its address never became known, so there is nothing to check.
-        Err(_) => return,
-    };
-    let Some(address) = upstream.and_then(|upstream| upstream.address(spec.port)) else { return };
-    let mut core = CheckCore::new(&spec, clock::now());
-    loop {
-        let outcome = probe(&spec.kind, address, spec.timeout).await;
-        let before = (core.status().0, core.status().1.to_owned());
-        let pause = core.probed(clock::now(), outcome);
-        let (status, output) = core.status();
-        if (status, output) != (before.0, before.1.as_str()) {
-            tell(status, output.to_owned());
-        }
-        tokio::time::sleep(pause).await;
-    }
 }
 
 /// Waits until nothing is in flight. Two looks in a row have to agree: a request that was routed a

@@ -42,6 +42,8 @@ pub(crate) struct Stored {
     pub(crate) changed_ms: u64,
     /// As in [`skein_core::record::Record`].
     pub(crate) start_ms: u32,
+    /// The same of its last resumption.
+    pub(crate) resume_ms: u32,
     /// Newest first.
     pub(crate) events: VecDeque<MachineEvent>,
     pub(crate) adopt: Option<Adoptable>,
@@ -74,6 +76,7 @@ pub(crate) struct Row {
     updated_ms: u64,
     changed_ms: u64,
     start_ms: u32,
+    resume_ms: u32,
     events: String,
     adopt: Option<Adoptable>,
 }
@@ -103,6 +106,7 @@ impl Stored {
             updated_ms: self.updated_ms,
             changed_ms: self.changed_ms,
             start_ms: self.start_ms,
+            resume_ms: self.resume_ms,
             events: serde_json::to_string(&self.events)?,
             adopt: self.adopt.clone(),
         })
@@ -129,6 +133,7 @@ impl Stored {
             updated_ms: row.updated_ms,
             changed_ms: row.changed_ms,
             start_ms: row.start_ms,
+            resume_ms: row.resume_ms,
             events: serde_json::from_str(&row.events)?,
             adopt: row.adopt,
         })
@@ -170,6 +175,7 @@ impl View {
             cordoned: stored.cordoned,
             node: Some(node_name.clone()),
             start_ms: stored.start_ms,
+            resume_ms: stored.resume_ms,
         }
     }
 }
@@ -205,6 +211,7 @@ pub(crate) fn sample(config: &str) -> Stored {
         updated_ms: 7,
         changed_ms: 8,
         start_ms: 9,
+        resume_ms: 10,
         events: VecDeque::new(),
         adopt: None,
     }

@@ -4,39 +4,11 @@
 
 mod common;
 
-use std::fs::Permissions;
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use common::{Node, PROGRAM, alive, eventually, gone};
+use common::{Node, NodeProcess, alive, gone, notes, pids};
 use serde_json::json;
 use skein_core::machine::MachineState::{Destroyed, Started, Stopped};
-
-/// A node in a process of its own, ended when the test is.
-struct NodeProcess(Child);
-
-impl NodeProcess {
-    fn on(dir: &std::path::Path, grace: Duration) -> Self {
-        let grace = grace.as_millis().to_string();
-        let child =
-            Command::new(PROGRAM).arg("node").arg(dir).arg(grace).stdin(Stdio::null()).spawn().unwrap();
-        Self(child)
-    }
-
-    fn kill(&mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-    }
-}
-
-impl Drop for NodeProcess {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 /// An app that ignores every signal it can and leaves grandchildren in sessions of their own. It
 /// writes the process ids of all of them to a file.
@@ -47,27 +19,6 @@ fn stubborn(file: &std::path::Path) -> String {
          for i in 1 2 3; do setsid sh -c \"setsid sh -c 'echo \\$\\$ >> {file}; exec tail -f /dev/null' & exec sleep 0\" & done; \
          echo $$ >> {file}; while :; do sleep 0.05; done"
     )
-}
-
-async fn pids(file: &std::path::Path, count: usize) -> Vec<String> {
-    let mut pids = Vec::new();
-    eventually(|| {
-        let text = std::fs::read_to_string(file).unwrap_or_default();
-        pids = text.lines().map(str::to_owned).collect();
-        if pids.len() >= count && text.ends_with('\n') { Ok(()) } else { Err(format!("only {pids:?}")) }
-    })
-    .await;
-    pids
-}
-
-/// A file that any user may write to, gone with the test.
-fn notes() -> (tempfile::TempDir, PathBuf) {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("pids");
-    std::fs::write(&file, "").unwrap();
-    std::fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
-    std::fs::set_permissions(&file, Permissions::from_mode(0o666)).unwrap();
-    (dir, file)
 }
 
 #[tokio::test]

@@ -457,6 +457,9 @@ pub struct MachineJson {
     /// was; Skein's own.
     #[serde(default)]
     pub start_ms: u32,
+    /// The same of its last resumption after it was suspended; Skein's own.
+    #[serde(default)]
+    pub resume_ms: u32,
 }
 
 /// `ImageRef` of the reference.

@@ -35,7 +35,8 @@ pub struct Record {
     pub number: u32,
     /// When its state last changed: milliseconds since 1970 on its node's clock.
     pub changed_ms: u64,
-    /// How long its last start took until it was started and healthy, in milliseconds; 0 when it never was.
+    /// How long its last start took until it was started and healthy, in milliseconds, and while it is
+    /// suspended its last resumption; 0 when it never was.
     pub start_ms: u32,
 }
 

@@ -169,5 +169,6 @@ pub(super) fn from_snapshot(app: &App, machine: &MachineView, node: &NodeView) -
         cordoned: record.cordoned,
         node: Some(node.record.name.clone()),
         start_ms: record.start_ms,
+        resume_ms: 0,
     }
 }

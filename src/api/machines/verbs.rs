@@ -92,6 +92,17 @@ pub(super) async fn start(
     Ok(ok(&Started { message: "", status, previous_state }))
 }
 
+/// Begins a suspension (SPEC AUTO-3); `wait` with `state=suspended` tells its end.
+pub(super) async fn suspend(
+    State(state): State<ApiState>,
+    owned: Owned,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    check(&state, owned.id, &headers)?;
+    state.node().machines.suspend(owned.id).await?;
+    Ok(done())
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Stop {

@@ -8,7 +8,7 @@ use skein_cluster::{LocalMachine, Upstream, clock};
 use skein_core::load::Slots;
 use skein_core::machine::{MachineEvent, MachineState};
 
-use super::State;
+use super::{Beginning, State};
 use crate::board::Shown;
 use crate::life::Source;
 use crate::stored::{View, rfc3339};
@@ -35,7 +35,7 @@ impl State {
     pub(super) fn publish(&mut self) {
         let updated = rfc3339(clock::unix_ms());
         let healthy = self.run.as_ref().is_none_or(|run| run.healthy());
-        self.measure_start(healthy);
+        self.measure(healthy);
         let view = View {
             stored: self.stored.clone(),
             healthy,
@@ -47,14 +47,18 @@ impl State {
         self.shared.board.publish(&entry, Shown { view, local });
     }
 
-    /// Learns how long the start took, once it is over.
-    fn measure_start(&mut self, healthy: bool) {
+    /// Learns how long it took to start or to go on, once that is over.
+    fn measure(&mut self, healthy: bool) {
         if self.stored.state == MachineState::Started
             && healthy
-            && let Some(launched) = self.launched.take()
+            && let Some((what, since)) = self.beginning.take()
         {
-            let took = clock::now().saturating_duration_since(launched).as_millis();
-            self.stored.start_ms = u32::try_from(took).unwrap_or(u32::MAX).max(1);
+            let took = clock::now().saturating_duration_since(since).as_millis();
+            let took = u32::try_from(took).unwrap_or(u32::MAX).max(1);
+            match what {
+                Beginning::Start => self.stored.start_ms = took,
+                Beginning::Resume => self.stored.resume_ms = took,
+            }
             self.saver.dirty();
         }
     }

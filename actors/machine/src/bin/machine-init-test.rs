@@ -10,7 +10,9 @@ use std::time::Duration;
 use skein_cluster::local;
 use skein_cluster::store::Store;
 use skein_core::NodeNumber;
+use skein_core::machine::MachineState;
 use skein_machine::{Machines, MachinesConfig};
+use tokio::io::AsyncBufReadExt as _;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -42,7 +44,8 @@ fn hello() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Brings the Machines of a directory back and lives until it is killed.
+/// Brings the Machines of a directory back and lives until it is killed. A Machine whose id is written to
+/// it is suspended; a file tells when.
 fn node(dir: &Path, adopt_grace: Duration) -> ExitCode {
     let Ok(runtime) = tokio::runtime::Runtime::new() else { return ExitCode::FAILURE };
     runtime.block_on(async {
@@ -53,7 +56,19 @@ fn node(dir: &Path, adopt_grace: Duration) -> ExitCode {
             ..MachinesConfig::new(NodeNumber(1), name, region, dir.to_owned(), store)
         };
         let (publisher, _reader) = local::channel();
-        let Ok(_machines) = Machines::start(config, publisher).await else { return ExitCode::from(4) };
+        let Ok(machines) = Machines::start(config, publisher).await else { return ExitCode::from(4) };
+        let mut lines = tokio::io::BufReader::new(tokio::io::stdin()).lines();
+        while let Ok(Some(line)) = lines.next_line().await {
+            let Ok(id) = line.parse() else { return ExitCode::from(64) };
+            let suspended = async {
+                machines.suspend(id).await?;
+                machines.wait(id, vec![MachineState::Suspended], None, Duration::from_secs(60)).await
+            };
+            let done = dir.join(format!("suspended-{id}"));
+            if suspended.await.is_err() || std::fs::write(done, "").is_err() {
+                return ExitCode::from(5);
+            }
+        }
         std::future::pending().await
     })
 }

@@ -62,6 +62,11 @@ pub enum ToInit {
     Signal(i32),
     /// SIGKILL for all processes.
     Kill,
+    /// All processes are stopped, and answered for with [`FromInit::Suspended`] or
+    /// [`FromInit::NotSuspended`].
+    Suspend,
+    /// All processes go on, and are answered for with [`FromInit::Resumed`].
+    Resume,
 }
 
 /// Which of the two.
@@ -92,6 +97,12 @@ pub enum FromInit {
     Output(Output, #[serde(with = "bytes_vec")] Vec<u8>),
     /// The first process ended and no other is left.
     Exited(Ended),
+    /// No process runs, and all keep their memory.
+    Suspended,
+    /// Some process did not stop, so all run.
+    NotSuspended,
+    /// The processes run.
+    Resumed,
 }
 
 /// [`Exit`] on the wire.

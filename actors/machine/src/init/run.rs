@@ -20,10 +20,13 @@ use skein_cluster::clock;
 use super::app::{self, App};
 use super::control::Control;
 use super::descendants;
+use super::freeze::Frozen;
 use super::protocol::{self, Ended, FromInit, Launch, MAX_OUTPUT, Output, ToInit};
 
 /// How long init waits for processes that hang in the kernel after SIGKILL.
 const LAST_PATIENCE: Duration = Duration::from_secs(30);
+/// How long processes may take to stop for a suspension.
+const FREEZE_PATIENCE: Duration = Duration::from_secs(2);
 /// How long the node may take to read the last words.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -127,6 +130,8 @@ struct Holder {
     stdout: Option<OwnedFd>,
     stderr: Option<OwnedFd>,
     ended: Option<Ended>,
+    /// While the Machine is suspended.
+    frozen: Option<Frozen>,
     launch: Launch,
     adopt: Option<Adopt>,
     /// When the Machine ends unless a node comes for it.
@@ -172,6 +177,7 @@ impl Holder {
             stdout: Some(app.stdout),
             stderr: Some(app.stderr),
             ended: None,
+            frozen: None,
             launch,
             adopt,
             orphan_until: None,
@@ -307,11 +313,33 @@ impl Holder {
                 ToInit::Kill => {
                     self.ended = self.ended.or(Some(Ended::Signal(Signal::SIGKILL as i32)));
                 }
+                ToInit::Suspend => self.suspend(),
+                ToInit::Resume => self.resume(),
                 ToInit::Launch(_) | ToInit::Adopt(_) => {}
             }
         }
         if !alive || !sane {
             self.orphaned();
+        }
+    }
+
+    fn suspend(&mut self) {
+        if self.frozen.is_none() {
+            self.frozen = Frozen::all(FREEZE_PATIENCE);
+        }
+        self.say(&if self.frozen.is_some() { FromInit::Suspended } else { FromInit::NotSuspended });
+    }
+
+    fn resume(&mut self) {
+        if let Some(frozen) = self.frozen.take() {
+            frozen.thaw();
+        }
+        self.say(&FromInit::Resumed);
+    }
+
+    fn say(&mut self, word: &FromInit) {
+        if let Some(control) = &mut self.control {
+            control.queue(word);
         }
     }
 

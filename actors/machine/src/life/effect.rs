@@ -15,6 +15,21 @@ pub enum Effect {
         /// Numbers from 1 within the actor's life.
         run: u64,
     },
+    /// Take over what a former life of the node left as run `run`, or lose it; its process is to wait.
+    Reclaim {
+        /// As for a launch.
+        run: u64,
+    },
+    /// Make the process and everything that came from it wait.
+    Suspend {
+        /// The run.
+        run: u64,
+    },
+    /// Let them go on.
+    Resume {
+        /// The run.
+        run: u64,
+    },
     /// Say [`super::Input::Idle`] once nothing is in flight.
     AwaitIdle {
         /// The run.
@@ -45,7 +60,8 @@ impl Effect {
 /// A change of state, as an event tells it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Happening {
-    /// `launch`, `start`, `stop`, `exit`, `restart`, `update`, `destroy`.
+    /// `launch`, `start`, `stop`, `exit`, `restart`, `suspend`, `update`,
+    /// `destroy`.
     pub kind: &'static str,
     /// The new state.
     pub state: MachineState,

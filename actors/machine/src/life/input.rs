@@ -11,6 +11,8 @@ use super::Settings;
 pub enum Desired {
     /// Its process runs.
     Started,
+    /// Its process is there and waits; without one it is stopped.
+    Suspended,
     /// It exists without a process.
     Stopped,
     /// It is to disappear.
@@ -39,6 +41,10 @@ pub enum Input {
     Stop(StopHow),
     /// It is to stop and run again.
     Restart(StopHow),
+    /// Its process is to wait, with all that it has in memory.
+    Suspend(Source),
+    /// A former life of the node left it suspended, and its process may be there still.
+    Reclaim,
     /// It has another configuration; `launch` says whether it is to run with it.
     Update {
         /// The configuration's settings.
@@ -53,8 +59,12 @@ pub enum Input {
     },
     /// Its process is to get a signal.
     Signal(i32),
-    /// Its process runs.
+    /// Its process runs, or goes on.
     Up(u64),
+    /// Its process waits.
+    Suspended(u64),
+    /// Its process could not be made to wait, and runs.
+    NotSuspended(u64),
     /// Its process could not be started, and trying again would not help.
     Refused(u64, String),
     /// Its process ended; all its descendants are gone. With what it wrote last, if anything.

@@ -20,6 +20,8 @@ struct World {
     /// The run that was launched and did not end, and whether it was killed.
     run: Option<(u64, bool)>,
     signals: Vec<i32>,
+    /// Whether its process was told to wait, and not told to go on since.
+    frozen: bool,
     waits_idle: bool,
     forgotten: bool,
 }
@@ -33,6 +35,7 @@ impl World {
             states: vec![S::Created],
             run: None,
             signals: vec![],
+            frozen: false,
             waits_idle: false,
             forgotten: false,
         }
@@ -63,11 +66,27 @@ impl World {
                     assert!(self.run.is_none(), "two runs at once");
                     assert!(!self.forgotten, "launched after its end");
                     self.run = Some((run, false));
-                    self.waits_idle = false;
+                    (self.frozen, self.waits_idle) = (false, false);
+                }
+                Effect::Reclaim { run } => {
+                    assert!(self.run.is_none(), "two runs at once");
+                    (self.run, self.frozen) = (Some((run, false)), true);
+                }
+                Effect::Suspend { run } => {
+                    assert_eq!((self.run, self.frozen), (Some((run, false)), false));
+                    self.frozen = true;
+                }
+                Effect::Resume { run } => {
+                    assert_eq!((self.run, self.frozen), (Some((run, false)), true));
+                    self.frozen = false;
                 }
                 Effect::AwaitIdle { .. } => self.waits_idle = true,
-                Effect::Signal { signal, .. } => self.signals.push(signal),
-                Effect::Kill { run } => self.run = Some((run, true)),
+                Effect::Signal { signal, .. } => {
+                    assert!(!self.frozen, "it would not see the signal");
+                    self.signals.push(signal);
+                }
+                // That ends who waits, too.
+                Effect::Kill { run } => (self.run, self.frozen) = (Some((run, true)), false),
                 Effect::Forget => {
                     assert!(self.run.is_none(), "forgotten while it runs");
                     self.forgotten = true;
@@ -198,6 +217,146 @@ fn words_from_a_run_that_is_over_change_nothing() {
     }
 }
 
+fn suspended(json: &str) -> World {
+    let mut world = World::started(json);
+    world.feed(Input::Suspend(Source::User)).unwrap();
+    world.feed(Input::Idle(1)).unwrap();
+    assert!(world.frozen);
+    world.feed(Input::Suspended(1)).unwrap();
+    assert_eq!((world.core.state(), world.core.desired()), (S::Suspended, Desired::Suspended));
+    assert_eq!(world.core.deadline(), None);
+    world
+}
+
+/// SPEC AUTO-3, HTTP-11: as a stop it waits for what is in flight, and no longer.
+#[test]
+fn a_suspension_waits_for_what_is_in_flight_and_a_start_lets_it_go_on() {
+    let mut world = World::started(r#"{"stop_config":{"timeout":"7s"}}"#);
+    world.feed(Input::Suspend(Source::User)).unwrap();
+    assert_eq!((world.core.state(), world.waits_idle, world.frozen), (S::Suspending, true, false));
+    assert_eq!(world.tick_at_deadline(), Duration::from_secs(7));
+    assert!(world.frozen);
+    world.feed(Input::Suspended(1)).unwrap();
+    world.feed(Input::Suspend(Source::User)).unwrap();
+    assert_eq!(world.core.state(), S::Suspended, "once more is as well");
+    world.feed(Input::Start(Source::User)).unwrap();
+    assert_eq!((world.core.state(), world.frozen), (S::Starting, false));
+    world.feed(Input::Up(1)).unwrap();
+    assert_eq!((world.core.state(), world.core.desired()), (S::Started, Desired::Started));
+    let states = [S::Created, S::Starting, S::Started, S::Suspending, S::Suspended, S::Starting, S::Started];
+    assert_eq!(world.states, states);
+    assert_eq!(world.run, Some((1, false)), "the same run");
+}
+
+#[test]
+fn only_what_is_started_can_be_suspended() {
+    let mut world = World::new("{}");
+    let refused = world.feed(Input::Suspend(Source::User)).unwrap_err();
+    assert_eq!(refused.0, "unable to suspend machine from current state: 'created'");
+    world.feed(Input::Start(Source::User)).unwrap();
+    assert!(world.feed(Input::Suspend(Source::User)).is_err(), "it is only starting");
+}
+
+#[test]
+fn a_start_in_the_middle_of_a_suspension_wins_over_it() {
+    // Before its process was told to wait.
+    let mut world = World::started("{}");
+    world.feed(Input::Suspend(Source::User)).unwrap();
+    world.feed(Input::Start(Source::User)).unwrap();
+    assert_eq!((world.core.state(), world.frozen), (S::Started, false));
+    world.feed(Input::Idle(1)).unwrap();
+    assert!(!world.frozen, "a late word of the drain");
+    // After that.
+    world.feed(Input::Suspend(Source::User)).unwrap();
+    world.feed(Input::Idle(1)).unwrap();
+    world.feed(Input::Start(Source::User)).unwrap();
+    assert_eq!((world.core.state(), world.frozen), (S::Suspending, true));
+    world.feed(Input::Suspended(1)).unwrap();
+    assert_eq!((world.core.state(), world.frozen), (S::Starting, false));
+    world.feed(Input::Up(1)).unwrap();
+    assert_eq!(world.core.state(), S::Started);
+}
+
+/// SPEC AUTO-3: a stop or a new version discards it. `World` asserts that it goes on before a signal.
+#[test]
+fn a_stop_and_an_update_and_a_destruction_end_a_suspended_machine() {
+    let mut world = suspended("{}");
+    world.feed(Input::Stop(StopHow::default())).unwrap();
+    assert_eq!((world.core.state(), world.frozen, world.signals.len()), (S::Stopping, false, 0));
+    world.feed(Input::Idle(1)).unwrap();
+    assert_eq!(world.signals, [libc::SIGINT]);
+    world.feed(Input::Ended(1, Exit::Signal(2), String::new())).unwrap();
+    assert_eq!((world.core.state(), world.core.desired()), (S::Stopped, Desired::Stopped));
+
+    let mut world = suspended("{}");
+    world.feed(Input::Update { settings: settings("{}"), launch: true }).unwrap();
+    world.feed(Input::Idle(1)).unwrap();
+    world.feed(Input::Ended(1, Exit::Signal(2), String::new())).unwrap();
+    assert_eq!((world.core.state(), world.run), (S::Starting, Some((2, false))));
+
+    let mut world = suspended("{}");
+    world.feed(Input::Destroy { force: false }).unwrap();
+    assert_eq!(world.run, Some((1, true)), "SIGKILL ends who waits, too");
+    world.feed(Input::Ended(1, Exit::Signal(9), String::new())).unwrap();
+    assert!(world.forgotten);
+}
+
+#[test]
+fn what_ends_while_it_waits_is_stopped_and_not_restarted() {
+    let mut world = suspended(r#"{"restart":{"policy":"always"}}"#);
+    assert!(world.feed(Input::Signal(1)).is_err(), "it would not hear it");
+    world.feed(Input::Ended(1, Exit::Signal(9), String::new())).unwrap();
+    assert_eq!((world.core.state(), world.core.desired()), (S::Stopped, Desired::Stopped));
+    assert!(world.core.error().unwrap().contains("while it was suspended"), "{:?}", world.core.error());
+    // Whoever wakes it in that moment gets a new process.
+    let mut world = suspended("{}");
+    world.feed(Input::Start(Source::User)).unwrap();
+    world.feed(Input::Lost(1)).unwrap();
+    assert_eq!((world.core.state(), world.run), (S::Starting, Some((2, false))));
+}
+
+#[test]
+fn what_can_not_be_suspended_is_stopped() {
+    let mut world = World::started("{}");
+    world.feed(Input::Suspend(Source::Node)).unwrap();
+    world.feed(Input::Idle(1)).unwrap();
+    // Its init let it go on by itself.
+    world.frozen = false;
+    world.feed(Input::NotSuspended(1)).unwrap();
+    assert_eq!((world.core.state(), world.core.desired()), (S::Stopping, Desired::Stopped));
+    assert!(world.core.error().unwrap().contains("could not be suspended"));
+}
+
+#[test]
+fn a_node_that_comes_back_finds_a_suspended_machine_or_has_it_stopped() {
+    let restored = || {
+        let mut world = World::new("{}");
+        world.core = Core::restored(S::Suspended, settings("{}"), Desired::Suspended);
+        world.states = vec![S::Suspended];
+        world.feed(Input::Reclaim).unwrap();
+        world
+    };
+    let mut found = restored();
+    // Its init says that it is there, then that it waits.
+    found.feed(Input::Up(1)).unwrap();
+    found.feed(Input::Suspended(1)).unwrap();
+    assert_eq!(found.core.state(), S::Suspended);
+    found.feed(Input::Start(Source::User)).unwrap();
+    found.feed(Input::Up(1)).unwrap();
+    assert_eq!((found.core.state(), found.run), (S::Started, Some((1, false))));
+    let mut gone = restored();
+    gone.feed(Input::Lost(1)).unwrap();
+    assert_eq!((gone.core.state(), gone.core.desired()), (S::Stopped, Desired::Stopped));
+    // It shuts down: the process ends, and nothing starts it with the next life.
+    let mut closed = restored();
+    closed.feed(Input::Close).unwrap();
+    closed.feed(Input::Idle(1)).unwrap();
+    closed.feed(Input::Ended(1, Exit::Code(0), String::new())).unwrap();
+    assert_eq!((closed.core.state(), closed.core.desired()), (S::Stopped, Desired::Suspended));
+    let next = Core::restored(S::Stopped, settings("{}"), Desired::Stopped);
+    assert_eq!(next.state(), S::Stopped);
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Call(Input),
@@ -207,6 +366,8 @@ enum Step {
     Lost,
     Refused,
     Idle,
+    /// What its init says to an order to wait.
+    Suspended(bool),
     Deadline,
     Pass(u64),
 }
@@ -224,6 +385,9 @@ fn steps() -> impl Strategy<Value = Step> {
         any::<bool>().prop_map(|launch| Step::Call(Input::Update { settings: settings("{}"), launch })),
         any::<bool>().prop_map(|force| Step::Call(Input::Destroy { force })),
         Just(Step::Call(Input::Signal(1))),
+        Just(Step::Call(Input::Suspend(Source::User))),
+        Just(Step::Call(Input::Suspend(Source::User))),
+        prop_oneof![9 => Just(true), 1 => Just(false)].prop_map(Step::Suspended),
         Just(Step::Up),
         Just(Step::Up),
         (0i32..3).prop_map(Step::Ends),
@@ -252,6 +416,13 @@ fn apply(world: &mut World, step: Step) {
         Step::Lost => Input::Lost(run),
         Step::Refused => Input::Refused(run, "no".into()),
         Step::Idle => Input::Idle(run),
+        // An init says so once, and only to who ordered it.
+        Step::Suspended(_) if !world.frozen || world.core.state() != S::Suspending => return,
+        Step::Suspended(true) => Input::Suspended(run),
+        Step::Suspended(false) => {
+            world.frozen = false;
+            Input::NotSuspended(run)
+        }
         Step::Deadline => {
             if let Some((at, _)) = world.core.deadline() {
                 world.now = world.now.max(at);

@@ -21,7 +21,22 @@ pub fn allowed(from: MachineState, to: MachineState) -> bool {
                 | S::Destroying
         ),
         S::Started => {
-            matches!(to, S::Stopping | S::Stopped | S::Restarting | S::Updating | S::Destroying)
+            matches!(
+                to,
+                S::Stopping | S::Stopped | S::Suspending | S::Restarting | S::Updating | S::Destroying
+            )
+        }
+        S::Suspending | S::Suspended => {
+            matches!(
+                to,
+                S::Suspended
+                    | S::Starting
+                    | S::Stopping
+                    | S::Stopped
+                    | S::Restarting
+                    | S::Updating
+                    | S::Destroying
+            ) && from != to
         }
         S::Restarting | S::Updating => {
             matches!(to, S::Starting | S::Stopping | S::Stopped | S::Restarting | S::Updating | S::Destroying)

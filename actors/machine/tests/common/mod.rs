@@ -6,7 +6,11 @@
 )]
 //! A node's Machines in a directory of their own.
 
-use std::path::Path;
+use std::fs::Permissions;
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -116,6 +120,58 @@ pub fn create(config: Value) -> Create {
 pub fn with(mut base: Value, more: Value) -> Value {
     base.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     base
+}
+
+/// A node in a process of its own, ended when the test is.
+pub struct NodeProcess(Child);
+
+impl NodeProcess {
+    pub fn on(dir: &std::path::Path, grace: Duration) -> Self {
+        let grace = grace.as_millis().to_string();
+        let child =
+            Command::new(PROGRAM).arg("node").arg(dir).arg(grace).stdin(Stdio::piped()).spawn().unwrap();
+        Self(child)
+    }
+
+    /// Has it suspend a Machine, and waits until that is so.
+    pub async fn suspend(&mut self, dir: &Path, id: MachineId) {
+        writeln!(self.0.stdin.as_mut().unwrap(), "{id}").unwrap();
+        let done = dir.join(format!("suspended-{id}"));
+        eventually(|| if done.exists() { Ok(()) } else { Err("not suspended".into()) }).await;
+    }
+
+    pub fn kill(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for NodeProcess {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+pub async fn pids(file: &std::path::Path, count: usize) -> Vec<String> {
+    let mut pids = Vec::new();
+    eventually(|| {
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        pids = text.lines().map(str::to_owned).collect();
+        if pids.len() >= count && text.ends_with('\n') { Ok(()) } else { Err(format!("only {pids:?}")) }
+    })
+    .await;
+    pids
+}
+
+/// A file that any user may write to, gone with the test.
+pub fn notes() -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("pids");
+    std::fs::write(&file, "").unwrap();
+    std::fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
+    std::fs::set_permissions(&file, Permissions::from_mode(0o666)).unwrap();
+    (dir, file)
 }
 
 /// Waits until a condition holds; the last reason why it does not is in the failure.

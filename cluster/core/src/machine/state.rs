@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 ///                │           ▼  └─ starting ◀───────┘
 ///                │        restarting
 ///                └── failed / launch_failed
+///
+///  started ─▶ suspending ─▶ suspended ─▶ starting ─▶ started; a stop, a restart, an update or a
+///  destruction leads out of both as out of started
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

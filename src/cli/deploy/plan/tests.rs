@@ -44,6 +44,7 @@ fn machine(id: u64, group: &str, region: &str) -> MachineJson {
         cordoned: false,
         node: None,
         start_ms: 0,
+        resume_ms: 0,
     }
 }
 
