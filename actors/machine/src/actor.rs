@@ -39,6 +39,8 @@ pub(crate) enum Message {
     Run(u64, Fate),
     /// Nothing is in flight at a run.
     Idle(u64),
+    /// A run accepts connections, or does not after its time for that, with the reason.
+    Listens(u64, Result<(), String>),
     /// A check of a run stands otherwise than before.
     Check(u64, usize, Status, String),
     /// A write to the store ended.
@@ -185,8 +187,14 @@ impl Actor for MachineActor {
             }
             Message::Run(run, fate) => state.fate(&myself, run, fate),
             Message::Idle(run) => state.own(&myself, Input::Idle(run)),
-            Message::Tick => state.own(&myself, Input::Tick),
-            Message::Check(run, index, status, output) => state.checked(run, index, status, output),
+            Message::Tick => {
+                state.own(&myself, Input::Tick);
+                if state.tell_health(&myself) {
+                    state.publish();
+                }
+            }
+            Message::Listens(run, heard) => state.listens(&myself, run, heard),
+            Message::Check(run, index, status, output) => state.checked(&myself, run, index, status, output),
             Message::Saved(result) => state.saved(&myself, result),
         }
         state.settle(&myself);
@@ -437,15 +445,44 @@ impl State {
         self.own(myself, input);
     }
 
-    fn checked(&mut self, number: u64, index: usize, status: Status, output: String) {
+    fn listens(&mut self, myself: &ActorRef<Message>, number: u64, heard: Result<(), String>) {
+        let Some(run) = self.run.as_ref().filter(|run| run.number == number) else { return };
+        run.open();
+        if heard.is_err() {
+            // That was no successful start.
+            self.beginning = None;
+        }
+        self.own(myself, Input::Listens(number, heard));
+        self.tell_health(myself);
+        self.publish();
+    }
+
+    fn checked(
+        &mut self,
+        myself: &ActorRef<Message>,
+        number: u64,
+        index: usize,
+        status: Status,
+        output: String,
+    ) {
         let Some(run) = self.run.as_mut().filter(|run| run.number == number) else { return };
         let was = run.healthy();
         run.checked(index, status, output);
         if run.healthy() != was {
             tracing::info!(machine = %self.stored.id, healthy = !was, "a Machine's health changed");
+        }
+        self.tell_health(myself);
+        self.publish();
+    }
+
+    /// Whether others are told something else of the Machine's health with what is published next.
+    fn tell_health(&mut self, myself: &ActorRef<Message>) -> bool {
+        let otherwise = self.run.as_mut().is_some_and(Run::says_otherwise);
+        if otherwise {
             self.stored.changed_ms = clock::unix_ms();
         }
-        self.publish();
+        self.arm(myself);
+        otherwise
     }
 
     fn saved(&mut self, myself: &ActorRef<Message>, result: Result<(), String>) {
@@ -478,7 +515,8 @@ impl State {
         if let Some(timer) = self.timer.take() {
             timer.abort();
         }
-        let Some((at, _)) = self.core.deadline() else { return };
+        let health = self.run.as_ref().and_then(Run::look_at);
+        let Some(at) = self.core.deadline().map(|(at, _)| at).into_iter().chain(health).min() else { return };
         let myself = myself.clone();
         let task =
             self.tasks.spawn(wait_and(self.token.clone(), at, move || drop(myself.cast(Message::Tick))));

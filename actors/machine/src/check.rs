@@ -91,7 +91,12 @@ fn spec(name: String, check: &Check, port: u16, routing: bool) -> Result<Spec, M
         port,
         interval: or(check.interval, 15),
         timeout: or(check.timeout, 2),
-        grace: or(check.grace_period, 1),
+        // None at all is a choice, too.
+        grace: if check.grace_period == Some(GoDuration(Duration::ZERO)) {
+            Duration::ZERO
+        } else {
+            or(check.grace_period, 1)
+        },
         routing,
     })
 }

@@ -8,6 +8,9 @@ use skein_cluster::store::{Store, StoreError};
 use skein_core::machine::MachineConfig;
 use skein_core::{AppId, AppName, NetworkId, NodeName, NodeNumber, RegionCode};
 
+/// How long a process may take to accept connections: half of a request's time for routing.
+const LISTENS_WITHIN: Duration = Duration::from_secs(30);
+
 /// What the Machines of a node need. `PATH` and the like come from whoever reads the environment.
 #[derive(Debug)]
 pub struct MachinesConfig {
@@ -26,6 +29,10 @@ pub struct MachinesConfig {
     pub data_dir: PathBuf,
     /// How long a Machine outlives its node (SPEC RUN-7); zero in a testbed.
     pub adopt_grace: Duration,
+    /// How long a process may take to accept connections before it is sent some all the same (SPEC
+    /// AUTO-5); 30 s. With less, slow apps are asked too early; with more, whoever asks one that listens
+    /// elsewhere learns of it too late.
+    pub listens_within: Duration,
     /// `PATH`, `LANG` and `TZ` of the node, as far as they are set; processes get them (SPEC RUN-9).
     pub inherited: BTreeMap<String, String>,
     /// Where processes start; `/` where their user may not enter it.
@@ -54,6 +61,7 @@ impl MachinesConfig {
             store,
             data_dir,
             adopt_grace: Duration::ZERO,
+            listens_within: LISTENS_WITHIN,
             inherited: inherited.collect(),
             working_dir: std::env::current_dir().unwrap_or_else(|_| "/".into()),
         }

@@ -13,6 +13,7 @@ mod board;
 mod checking;
 mod config;
 mod error;
+mod health;
 mod holder;
 mod load;
 mod log;

@@ -165,8 +165,9 @@ impl Core {
             Input::Up(run) if self.run == Some(run) => self.up(&mut out),
             Input::Suspended(run) if self.run == Some(run) => self.suspended(&mut out),
             Input::NotSuspended(run) if self.run == Some(run) => self.not_suspended(now, &mut out),
+            Input::Listens(run, heard) if self.run == Some(run) => self.listens(heard, &mut out),
             // Words from a run that is over.
-            Input::Up(_) | Input::Suspended(_) | Input::NotSuspended(_) => {}
+            Input::Up(_) | Input::Listens(..) | Input::Suspended(_) | Input::NotSuspended(_) => {}
             // Nobody refuses what already runs: such a run is not to be trusted.
             Input::Refused(run, _) if matches!(self.state, S::Started | S::Suspending | S::Suspended) => {
                 self.ended(now, run, None, "", &mut out)
@@ -244,6 +245,19 @@ impl Core {
             self.started_once = true;
             self.error = None;
             self.go(S::Started, "start", Source::Node, None, out);
+        }
+    }
+
+    /// It is told, and stays as it is: it may do other work well.
+    fn listens(&mut self, heard: Result<(), String>, out: &mut Vec<Effect>) {
+        if self.phase.is_ending() {
+            return;
+        }
+        self.error = heard.err();
+        if let Some(error) = &self.error {
+            let request = Some(json!({ "error": error }));
+            let (kind, source) = ("unreachable", Source::Node);
+            out.push(Effect::Changed(Happening { kind, state: self.state, source, request }));
         }
     }
 

@@ -48,6 +48,7 @@ pub(crate) struct Shared {
     pub(crate) working_dir: PathBuf,
     pub(crate) adopt_grace: Duration,
     pub(crate) adopt_dir: PathBuf,
+    pub(crate) listens_within: Duration,
     pub(crate) board: Arc<Board>,
     last_number: tokio::sync::Mutex<u32>,
 }
@@ -102,6 +103,7 @@ impl Machines {
             working_dir: config.working_dir,
             adopt_grace: config.adopt_grace,
             adopt_dir,
+            listens_within: config.listens_within,
             board: Arc::new(Board::new(publisher)),
             last_number: tokio::sync::Mutex::new(last_number),
         });

@@ -177,6 +177,13 @@ pub fn internal_ports(config: &MachineConfig) -> Vec<u16> {
     if ports.is_empty() { vec![UNNAMED] } else { ports }
 }
 
+/// The ports inside the Machine where its process is to accept connections of its services.
+pub fn tcp_ports(config: &MachineConfig) -> Vec<u16> {
+    let tcp = config.services.iter().filter(|service| service.is_tcp());
+    let ports: BTreeSet<u16> = tcp.map(|service| service.internal_port).collect();
+    ports.into_iter().filter(|port| *port != UNNAMED).collect()
+}
+
 /// What a process gets besides its own environment.
 #[derive(Debug, Clone, Copy)]
 pub struct Surroundings<'a> {

@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use skein_cluster::Upstream;
 use skein_cluster::entropy::Entropy;
+use skein_cluster::{Upstream, clock};
 use skein_core::load::Slots;
 use skein_core::machine::{CheckStatus, MachineConfig};
 use skein_core::sixpn;
@@ -17,14 +17,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::actor::Message;
 use crate::check::{self, Spec, Status};
-use crate::checking::{Addresses, check_on};
+use crate::checking::{Addresses, check_on, listens};
+use crate::health::Health;
 use crate::holder::{self, Fate, Link};
 use crate::init::protocol::{Launch, Program, ToInit};
 use crate::log::MachineLog;
 use crate::machines::Shared;
 use crate::plan::{self, Plan, Surroundings};
 use crate::ports::{self, Reserved};
-use crate::stored::{Adoptable, Stored};
+use crate::stored::{Adoptable, Stored, rfc3339};
 
 /// How a run begins.
 #[derive(Debug)]
@@ -47,11 +48,23 @@ pub(crate) struct Run {
     pub(crate) number: u64,
     pub(crate) adoptable: Option<Adoptable>,
     driver: Driver,
-    checks: Vec<(Spec, Status, String)>,
+    checks: Vec<Checked>,
+    /// Turns once its process accepts connections, or had its time for that.
+    open: watch::Sender<bool>,
+    /// What others are told of its health.
+    health: Health,
     /// Whether its checks rest, as those of a process that waits.
     resting: watch::Sender<bool>,
     /// Ends its checks.
     _checks: tokio_util::sync::DropGuard,
+}
+
+struct Checked {
+    spec: Spec,
+    status: Status,
+    output: String,
+    /// When status or output last changed: milliseconds since 1970.
+    updated_ms: u64,
 }
 
 enum Driver {
@@ -72,6 +85,11 @@ impl Run {
     ) -> Result<(Self, Vec<Task>), String> {
         let token = CancellationToken::new();
         let specs = check::specs(&stored.config).map_err(|error| error.to_string())?;
+        // Who runs already is not waited for.
+        let awaited = match plan {
+            Plan::Process { .. } => plan::tcp_ports(&stored.config),
+            Plan::External(_) => Vec::new(),
+        };
         let (driver, adoptable, task, addresses) = match plan {
             Plan::Process { program, args, env, user } => {
                 let command = (program, args.as_slice(), env, user.as_deref());
@@ -81,24 +99,50 @@ impl Run {
         };
         let mut tasks = vec![task];
         let (resting, _) = watch::channel(false);
-        for (index, spec) in specs.iter().enumerate() {
-            let (spec, addresses, tell) = (spec.clone(), addresses.clone(), tell.clone());
-            let checking = check_on(spec, addresses, resting.subscribe(), move |status, output| {
-                tell(Message::Check(number, index, status, output));
-            });
+        let (open, _) = watch::channel(awaited.is_empty());
+        let mut while_it_lasts = |probing: Task| {
             let token = token.clone();
             tasks.push(Box::pin(async move {
                 tokio::select! {
                     () = token.cancelled() => {}
-                    () = checking => {}
+                    () = probing => {}
                 }
             }));
+        };
+        if !awaited.is_empty() {
+            let (addresses, tell) = (addresses.clone(), tell.clone());
+            let told = move |heard| tell(Message::Listens(number, heard));
+            while_it_lasts(Box::pin(listens(
+                awaited,
+                shared.listens_within,
+                addresses,
+                resting.subscribe(),
+                told,
+            )));
         }
-        let checks = specs
-            .into_iter()
-            .map(|spec| (spec, Status::Unknown, "waiting for the first probe".to_owned()))
-            .collect();
-        Ok((Self { number, adoptable, driver, checks, resting, _checks: token.drop_guard() }, tasks))
+        for (index, spec) in specs.iter().enumerate() {
+            let (spec, addresses, tell) = (spec.clone(), addresses.clone(), tell.clone());
+            let told = move |status, output| tell(Message::Check(number, index, status, output));
+            while_it_lasts(Box::pin(check_on(spec, addresses, resting.subscribe(), open.subscribe(), told)));
+        }
+        let checked = |spec| Checked {
+            spec,
+            status: Status::Unknown,
+            output: "waiting for the first probe".to_owned(),
+            updated_ms: clock::unix_ms(),
+        };
+        let mut run = Self {
+            number,
+            adoptable,
+            driver,
+            checks: specs.into_iter().map(checked).collect(),
+            open,
+            health: Health::new(false),
+            resting,
+            _checks: token.drop_guard(),
+        };
+        run.health = Health::new(run.healthy());
+        Ok((run, tasks))
     }
 
     /// Where the process is reached; `None` before it is known.
@@ -111,23 +155,45 @@ impl Run {
         }
     }
 
-    /// Whether all checks that decide routing pass.
+    /// Whether it accepts connections and all checks that decide routing pass.
     pub(crate) fn healthy(&self) -> bool {
-        self.checks.iter().all(|(spec, status, _)| !spec.routing || *status == Status::Passing)
+        let fails = |check: &Checked| check.spec.routing && check.status != Status::Passing;
+        *self.open.borrow() && !self.checks.iter().any(fails)
+    }
+
+    /// What others are told of that.
+    pub(crate) fn said_healthy(&self) -> bool {
+        self.health.said()
+    }
+
+    /// Whether others are to be told something else from now on.
+    pub(crate) fn says_otherwise(&mut self) -> bool {
+        let healthy = self.healthy();
+        self.health.observe(clock::now(), healthy)
+    }
+
+    /// When to ask that again, if nothing happens before.
+    pub(crate) fn look_at(&self) -> Option<Instant> {
+        self.health.look_at(self.healthy())
+    }
+
+    /// It accepts connections, or had its time for that.
+    pub(crate) fn open(&self) {
+        self.open.send_replace(true);
     }
 
     pub(crate) fn checked(&mut self, index: usize, status: Status, output: String) {
         if let Some(check) = self.checks.get_mut(index) {
-            (check.1, check.2) = (status, output);
+            (check.status, check.output, check.updated_ms) = (status, output, clock::unix_ms());
         }
     }
 
-    pub(crate) fn check_statuses(&self, updated_at: &str) -> Vec<CheckStatus> {
-        let shown = |(spec, status, output): &(Spec, Status, String)| CheckStatus {
-            name: spec.name.clone(),
-            status: status.as_str().to_owned(),
-            output: output.clone(),
-            updated_at: updated_at.to_owned(),
+    pub(crate) fn check_statuses(&self) -> Vec<CheckStatus> {
+        let shown = |check: &Checked| CheckStatus {
+            name: check.spec.name.clone(),
+            status: check.status.as_str().to_owned(),
+            output: check.output.clone(),
+            updated_at: rfc3339(check.updated_ms),
         };
         self.checks.iter().map(shown).collect()
     }

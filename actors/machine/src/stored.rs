@@ -149,6 +149,7 @@ impl Stored {
 #[derive(Debug, Clone)]
 pub(crate) struct View {
     pub(crate) stored: Stored,
+    /// What others are told of its health.
     pub(crate) healthy: bool,
     pub(crate) checks: Vec<CheckStatus>,
     /// What went wrong last.

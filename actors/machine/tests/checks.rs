@@ -79,10 +79,114 @@ async fn an_external_machine_has_no_process_and_is_judged_by_its_checks() {
     node.end().await;
 }
 
+/// An app that listens once a file is there.
+fn late(node: &Node, service: serde_json::Value) -> (serde_json::Value, std::path::PathBuf) {
+    let file = node.dir.path().join("listen");
+    // The sample app runs as another user.
+    std::fs::set_permissions(node.dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    (json!({"image": "skein/hello", "services": [service], "env": {"AFTER": file}}), file)
+}
+
+/// SPEC AUTO-5.
+#[tokio::test]
+async fn a_machine_gets_requests_once_it_accepts_connections() {
+    let node = Node::new().await;
+    let (config, file) = late(&node, json!({"internal_port": 8080}));
+    let made = node.create(config).await;
+    let waits = node.record(made.id, |record| record.state == Started).await;
+    assert!(!waits.routable() && !node.locals.load()[&made.id].healthy);
+    assert_eq!(waits.start_ms, 0, "its start is not over");
+    std::fs::write(&file, "").unwrap();
+    let listens = node.record(made.id, |record| record.routable()).await;
+    assert!(listens.start_ms > 0);
+    assert!(node.locals.load()[&made.id].healthy);
+    let kinds: Vec<_> = node.machines.get(made.id).unwrap().events.into_iter().map(|e| e.kind).collect();
+    assert_eq!(kinds, ["start", "launch"], "nothing else to tell");
+    node.end().await;
+}
+
+/// SPEC AUTO-5, PC01: whoever asks has to hear what is wrong.
+#[tokio::test]
+async fn a_machine_that_never_accepts_connections_says_so_and_is_asked_all_the_same() {
+    let node = Node::impatient().await;
+    let (config, file) = late(&node, json!({"internal_port": 8080}));
+    let made = node.create(config).await;
+    let asked = node.record(made.id, |record| record.routable()).await;
+    assert_eq!(asked.start_ms, 0, "that was no start");
+    let shown = node.machines.get(made.id).unwrap();
+    let event = &shown.events[0];
+    assert_eq!((&*event.kind, &*event.status, &*event.source), ("unreachable", "started", "flyd"));
+    let error = event.request.as_ref().unwrap()["error"].as_str().unwrap().to_owned();
+    assert!(error.contains("port 8080") && error.contains("SKEIN_PORT_8080"), "{error}");
+    assert_eq!(node.machines.last_error(made.id), Some(error));
+    // Better late than never.
+    std::fs::write(&file, "").unwrap();
+    common::eventually(|| node.machines.last_error(made.id).map_or(Ok(()), Err)).await;
+    node.end().await;
+}
+
+/// SPEC AUTO-4, AUTO-5.
+#[tokio::test]
+async fn a_machine_that_exits_at_its_start_gets_nothing_and_stays_stopped() {
+    let node = Node::new().await;
+    let made = node.script("exit 0", json!({"services": [{"internal_port": 8080}]})).await;
+    let mut seen = node.machines.records();
+    let mut routable = false;
+    let stopped = seen.wait_for(|records| {
+        routable |= records[&made.id].routable();
+        records[&made.id].state == Stopped
+    });
+    drop(tokio::time::timeout(common::PATIENCE, stopped).await.unwrap().unwrap());
+    assert!(!routable);
+    let stopped = node.machines.get(made.id).unwrap();
+    assert_eq!(common::exit(&stopped)["exit_code"], 0);
+    assert_eq!(common::exit(&stopped)["restarting"], false);
+    node.end().await;
+}
+
+/// SPEC CHK-1, CHK-3.
+#[tokio::test]
+async fn a_machine_that_accepts_and_never_answers_is_not_routed_to() {
+    let node = Node::new().await;
+    let check = json!({"type": "http", "interval": "1s", "timeout": "1s", "grace_period": "0s"});
+    let service = json!([{"internal_port": 8080, "checks": [check]}]);
+    let made = node.create(json!({"image": "skein/hello", "services": service, "env": {"MUTE": "1"}})).await;
+    common::eventually(|| match &node.machines.get(made.id).unwrap().checks[..] {
+        [check] if check.status == "critical" && check.output.contains("no answer within 1000 ms") => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    assert!(!node.machines.records().borrow()[&made.id].healthy);
+    assert_eq!(node.machines.get(made.id).unwrap().state, Started, "never restarted");
+    node.end().await;
+}
+
+/// What every node is told of a Machine costs the whole cluster.
+#[tokio::test]
+async fn a_machine_that_flaps_is_told_of_less_often_than_it_does() {
+    let node = Node::new().await;
+    let check = json!({"type": "http", "interval": "1s", "grace_period": "0s"});
+    let service = json!([{"internal_port": 8080, "checks": [check]}]);
+    let made = node.create(json!({"image": "skein/hello", "services": service, "env": {"FLAP": "1"}})).await;
+    node.record(made.id, |record| record.routable()).await;
+    let (mut records, mut flaps, mut was, mut told) = (node.machines.records(), 0, true, 0);
+    common::eventually(|| {
+        let healthy = node.locals.load()[&made.id].healthy;
+        flaps += u32::from(healthy != was);
+        was = healthy;
+        told += u32::from(records.has_changed().unwrap());
+        records.mark_unchanged();
+        if flaps >= 6 { Ok(()) } else { Err(format!("{flaps} times")) }
+    })
+    .await;
+    assert!(told < flaps, "{told} times of {flaps}");
+    node.end().await;
+}
+
 /// SPEC CLU: gossip carries the class of the load, and only when it changes.
 #[tokio::test]
 async fn the_load_class_follows_the_slots() {
-    let node = Node::new().await;
+    let node = Node::impatient().await;
     let limits =
         json!({"services": [{"internal_port": 1, "concurrency": {"soft_limit": 1, "hard_limit": 2}}]});
     let made = node.script("exec tail -f /dev/null", limits).await;

@@ -11,7 +11,8 @@ use skein_core::machine::{MachineEvent, MachineState};
 use super::{Beginning, State};
 use crate::board::Shown;
 use crate::life::Source;
-use crate::stored::{View, rfc3339};
+use crate::run::Run;
+use crate::stored::View;
 
 impl State {
     /// Notes an event; the caller publishes and saves.
@@ -33,13 +34,12 @@ impl State {
 
     /// Shows the Machine as it is.
     pub(super) fn publish(&mut self) {
-        let updated = rfc3339(clock::unix_ms());
-        let healthy = self.run.as_ref().is_none_or(|run| run.healthy());
+        let healthy = self.run.as_ref().is_none_or(Run::healthy);
         self.measure(healthy);
         let view = View {
             stored: self.stored.clone(),
-            healthy,
-            checks: self.run.as_ref().map(|run| run.check_statuses(&updated)).unwrap_or_default(),
+            healthy: self.run.as_ref().is_none_or(Run::said_healthy),
+            checks: self.run.as_ref().map(Run::check_statuses).unwrap_or_default(),
             error: self.core.error().map(str::to_owned),
         };
         let local = (self.stored.state != MachineState::Destroyed).then(|| self.local(healthy));

@@ -28,17 +28,30 @@ fn main() -> ExitCode {
     }
 }
 
-/// Answers every request with 200, or 500 while the file named by `FAIL` exists.
+/// Answers every request with 200, or 500 while the file named by `FAIL` exists, or by turns with `FLAP`.
+/// Listens once the file named by `AFTER` exists; with `MUTE` it never answers.
 fn hello() -> ExitCode {
     let env = |key: &str| std::env::var_os(key).and_then(|value| value.into_string().ok());
     let port = env("PORT").and_then(|port| port.parse::<u16>().ok()).unwrap_or(0);
+    while env("AFTER").is_some_and(|file| !Path::new(&file).exists()) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
     let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) else { return ExitCode::from(2) };
     let fail = env("FAIL").map(PathBuf::from);
+    let (flaps, mute) = (env("FLAP").is_some(), env("MUTE").is_some());
+    let (mut turn, mut kept) = (0, Vec::new());
     for mut stream in listener.incoming().flatten() {
-        let status = if fail.as_ref().is_some_and(|file| file.exists()) { 500 } else { 200 };
+        if mute {
+            kept.push(stream);
+            continue;
+        }
+        let failing = fail.as_ref().is_some_and(|file| file.exists()) || (flaps && turn % 2 == 1);
+        let status = if failing { 500 } else { 200 };
         let mut line = String::new();
         // A client that is gone is no reason to end.
-        let _ = BufReader::new(&stream).read_line(&mut line);
+        if BufReader::new(&stream).read_line(&mut line).is_ok_and(|read| read > 0) {
+            turn += 1;
+        }
         let _ = write!(stream, "HTTP/1.1 {status} X\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
     }
     ExitCode::SUCCESS

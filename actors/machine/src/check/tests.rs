@@ -20,8 +20,10 @@ fn defaults_are_applied_and_durations_are_clamped() {
     assert_eq!((spec.name.as_str(), spec.port, spec.routing), ("servicecheck-00-http-8080", 8080, true));
     let spec =
         one(r#"{"type":"tcp","port":9,"interval":"10ms","timeout":"5m","grace_period":"0s"}"#).unwrap();
-    assert_eq!((spec.interval, spec.timeout, spec.grace), (RANGE.0, RANGE.1, RANGE.0));
+    assert_eq!((spec.interval, spec.timeout, spec.grace), (RANGE.0, RANGE.1, Duration::ZERO));
     assert_eq!(spec.port, 9);
+    let spec = one(r#"{"type":"tcp","grace_period":"10ms"}"#).unwrap();
+    assert_eq!(spec.grace, RANGE.0);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use super::Source;
 /// Something to be done.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
-    /// The state changed: note the event, publish, persist.
+    /// The state changed, or something happened in it: note the event, publish, persist.
     Changed(Happening),
     /// Start the process as run `run`.
     Launch {
@@ -61,7 +61,7 @@ impl Effect {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Happening {
     /// `launch`, `start`, `stop`, `exit`, `restart`, `suspend`, `update`,
-    /// `destroy`.
+    /// `destroy`, `unreachable`.
     pub kind: &'static str,
     /// The new state.
     pub state: MachineState,

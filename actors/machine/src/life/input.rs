@@ -61,6 +61,8 @@ pub enum Input {
     Signal(i32),
     /// Its process runs, or goes on.
     Up(u64),
+    /// It accepts connections, or, with the reason, does not after its time for that.
+    Listens(u64, Result<(), String>),
     /// Its process waits.
     Suspended(u64),
     /// Its process could not be made to wait, and runs.

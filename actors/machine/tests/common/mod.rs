@@ -44,11 +44,21 @@ impl Node {
 
     /// A node whose Machines outlive it for so long.
     pub async fn with_grace(dir: TempDir, adopt_grace: Duration) -> Self {
+        Self::with(dir, adopt_grace, PATIENCE).await
+    }
+
+    /// A node that sends requests to what does not listen soon.
+    pub async fn impatient() -> Self {
+        Self::with(tempfile::tempdir().unwrap(), Duration::ZERO, Duration::from_millis(100)).await
+    }
+
+    async fn with(dir: TempDir, adopt_grace: Duration, listens_within: Duration) -> Self {
         let store = Store::open(&dir.path().join("machines.redb")).unwrap();
         let name = "iad-1".parse().unwrap();
         let config = MachinesConfig {
             exe: PROGRAM.into(),
             adopt_grace,
+            listens_within,
             ..MachinesConfig::new(NodeNumber(1), name, "iad".parse().unwrap(), dir.path().to_owned(), store)
         };
         let (publisher, locals) = local::channel();
