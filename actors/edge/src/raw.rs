@@ -98,7 +98,7 @@ pub(crate) async fn connection(core: &Core, ends: Ends, client: TcpStream, passa
             .collect();
         let Some(pick) = balance::pick(&candidates, &constraint, &core.regions, &mut rng) else { break };
         let machine = pick.candidate.machine;
-        let in_flight = machine.estimate.enter();
+        let in_flight = machine.estimate.enter(core.now_ms());
         if machine.node == core.config.node {
             let target = Target::Machine(machine.record.id);
             let (app, port) = (app.app.id, ends.public.port());

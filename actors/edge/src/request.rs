@@ -19,9 +19,11 @@ use skein_core::explain::Steps;
 use skein_core::headers::{self, FLY_PREFER_REGION, FLY_REPLAY_SRC, FLY_REQUEST_ID, Forward};
 use skein_core::machine::{HttpOptions, MachineConfig};
 use skein_core::queue::Crowded;
+use skein_core::retry::Failure;
 use skein_core::route::{Decision, Repeat, Route, Stop, Way};
 use skein_core::service::HandlerChain;
 use skein_core::snapshot::{AppView, MachineView, Snapshot};
+use skein_core::wire::RefuseReason;
 use skein_core::{Random, RequestId, attr, replay, retry, strict};
 use ulid::Ulid;
 
@@ -383,7 +385,7 @@ async fn round<'s>(
         };
         let Decision { pick, alternatives, .. } = decision;
         let machine = pick.candidate.machine;
-        let in_flight = machine.estimate.enter();
+        let mut in_flight = machine.estimate.enter(clock::ms(now));
         access.machine = Some((machine.record.id, machine.node));
         exchange.resend = access.attempts;
         access.attempts += 1;
@@ -399,6 +401,9 @@ async fn round<'s>(
             Outcome::Answered(answered) => answered,
             Outcome::Failed(failed) => {
                 drop(in_flight);
+                if matches!(failed.failure, Failure::Refused(RefuseReason::Connect(_))) {
+                    machine.estimate.outlier().unconnected(clock::ms(now));
+                }
                 access.last = Some(failed.failure.code());
                 let Failed { failure, load, stale } = failed;
                 access.at(now).failed(machine, failure, load, stale, now.saturating_duration_since(decided));
@@ -408,6 +413,7 @@ async fn round<'s>(
             }
         };
         machine.estimate.tell(answered.load, clock::ms(now));
+        in_flight.answered(clock::ms(now));
         let upgraded = matches!(answered.answer, Answer::Upgraded(_));
         if answered.head.status == http::StatusCode::SWITCHING_PROTOCOLS && !upgraded {
             // Nobody asked for it.

@@ -189,6 +189,8 @@ pub struct Known {
     pub alive: bool,
     /// Its node is suspect.
     pub suspect: bool,
+    /// The edge avoids it (LB-7).
+    pub out: bool,
     /// Time since its node last confirmed what is known of it.
     pub age: Duration,
     /// Round trip to it.
@@ -207,9 +209,10 @@ impl Known {
     }
 
     fn tier(&self) -> u8 {
-        // Dead ones last, before them suspect ones, before them those known by old facts (LB-8).
+        // Dead ones last, before them suspect ones, those that are avoided (LB-7), those known by old
+        // facts (LB-8).
         let old = self.age > Duration::from_secs(5);
-        u8::from(!self.alive) * 4 + u8::from(self.suspect) * 2 + u8::from(old)
+        u8::from(!self.alive) * 8 + u8::from(self.suspect) * 4 + u8::from(self.out) * 2 + u8::from(old)
     }
 
     /// Load in parts of the soft limit, compared without fractions.

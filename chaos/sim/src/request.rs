@@ -227,7 +227,7 @@ async fn proxy(
             Err(code) => return End::Code(code),
         };
         let machine = decision.pick.candidate.machine;
-        let in_flight = machine.estimate.enter();
+        let mut in_flight = machine.estimate.enter(edge.clock.ms());
         {
             let mut desk = desk.borrow_mut();
             desk.attempts += 1;
@@ -244,10 +244,12 @@ async fn proxy(
         match outcome(&desk).await {
             Outcome::Answered { load, instruction: None } => {
                 machine.estimate.tell(load, edge.clock.ms());
+                in_flight.answered(edge.clock.ms());
                 return End::Answered(machine.record.id);
             }
             Outcome::Answered { load, instruction: Some(instruction) } => {
                 machine.estimate.tell(load, edge.clock.ms());
+                in_flight.answered(edge.clock.ms());
                 {
                     let mut desk = desk.borrow_mut();
                     desk.answered.push(machine.record.id);
@@ -309,6 +311,7 @@ fn known(app: &AppView, snapshot: &Snapshot, constraint: &Constraint, edge: &Edg
             alive: node.is_some_and(|node| node.alive),
             age: node.map_or(Duration::MAX, |node| node.confirmed.age(now_ms)),
             suspect: edge.peers.suspect(machine.node),
+            out: machine.estimate.outlier().is_out(edge.clock.ms()),
             rtt: edge.peers.rtt(machine.node),
             load,
             soft,

@@ -1,7 +1,8 @@
 //! Balancing: which Machine gets the next request (SPEC LB-1, LB-3, CLU-3, CLU-4).
 //!
 //! Order: what the request asks for (a Machine, regions); nodes that answer before those of which
-//! only old facts are known before suspect ones before dead ones; the nearest region that has room below a hard limit; inside it Machines below
+//! only old facts are known before Machines that are out (SPEC LB-7) before suspect nodes before dead
+//! ones; the nearest region that has room below a hard limit; inside it Machines below
 //! their soft limit; round trips within 5 ms count as equal; the lowest in-flight ÷ soft; ties at
 //! random. Soft limits shift load inside a region only: traffic leaves it when all its Machines are
 //! at their hard limit or cannot take anything.
@@ -44,6 +45,8 @@ pub struct Candidate<'a> {
     pub suspect: bool,
     /// Whether gossip counts its node as alive.
     pub alive: bool,
+    /// Whether this edge avoids it: it takes no connection, or answers nobody (SPEC LB-7).
+    pub out: bool,
     /// Time since its node last confirmed what is known of it (SPEC LB-8).
     pub age: Duration,
 }
@@ -143,6 +146,7 @@ pub fn candidates<'a>(
             rtt: proximity.rtt(machine.node),
             suspect: proximity.suspect(machine.node),
             alive: node.is_some_and(|node| node.alive),
+            out: machine.estimate.outlier().is_out(now_ms),
             age: node.map_or(Duration::MAX, |node| node.confirmed.age(now_ms)),
         })
     };
@@ -175,7 +179,7 @@ pub enum PickReason {
     AboveSoft,
     /// Every Machine seems full: the worker decides.
     SeemsFull,
-    /// Its node is suspect or dead, or what is known of it is old, and no other can take it.
+    /// Its node is suspect or dead, it is avoided, or what is known of it is old, and no other can take it.
     LastResort,
 }
 
@@ -244,8 +248,8 @@ pub fn pick<'a>(
 }
 
 /// How little its node is relied on; the least comes first.
-pub(crate) fn tier(candidate: &Candidate<'_>) -> (bool, bool, bool) {
-    (!candidate.alive, candidate.suspect, candidate.age > OLD)
+pub(crate) fn tier(candidate: &Candidate<'_>) -> (bool, bool, bool, bool) {
+    (!candidate.alive, candidate.suspect, candidate.out, candidate.age > OLD)
 }
 
 /// Whether it seems to be at its hard limit.
@@ -266,7 +270,7 @@ fn among<'a>(candidates: &[Candidate<'a>], rng: &mut impl Random) -> Option<Pick
     let best = candidates.iter().map(tier).min()?;
     let tiered: Vec<Candidate<'a>> = candidates.iter().filter(|c| tier(c) == best).copied().collect();
     let (candidate, reason) = nearest(&tiered, rng)?;
-    let reason = if best == (false, false, false) { reason } else { PickReason::LastResort };
+    let reason = if best == (false, false, false, false) { reason } else { PickReason::LastResort };
     Some(Pick { candidate, reason })
 }
 

@@ -161,6 +161,8 @@ pub enum Worse {
     Dead,
     /// Its node is suspect.
     Suspect,
+    /// The edge avoids it: it takes no connection, or answers nobody.
+    Out,
     /// What is known of it is old.
     Old,
     /// It seems to be at its hard limit.
@@ -182,6 +184,7 @@ impl Worse {
             Self::Elsewhere => "outside the region asked for",
             Self::Dead => "its node is dead",
             Self::Suspect => "its node is silent",
+            Self::Out => "it takes no connection or answers nobody",
             Self::Old => "what is known of it is old",
             Self::Full => "at its hard limit",
             Self::Further => "further away",
@@ -469,6 +472,7 @@ impl<'a> Comparison<'a> {
             return Some(match () {
                 () if theirs.0 != best.0 => Worse::Dead,
                 () if theirs.1 != best.1 => Worse::Suspect,
+                () if theirs.2 != best.2 => Worse::Out,
                 () => Worse::Old,
             });
         }

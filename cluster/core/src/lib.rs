@@ -25,6 +25,7 @@ pub mod key;
 pub mod load;
 pub mod machine;
 pub mod near;
+pub mod outlier;
 pub mod planted;
 pub mod queue;
 pub mod random;

@@ -10,6 +10,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use crate::id::NodeNumber;
+use crate::outlier::Outlier;
 use crate::planted::{self, Bug};
 use crate::turns::Turns;
 
@@ -179,6 +180,7 @@ pub struct Estimate {
     own_when_told: AtomicU32,
     /// Milliseconds on the edge's monotonic clock; 0 is never.
     told_at_ms: AtomicU64,
+    outlier: Outlier,
 }
 
 /// How long a count told by the worker stands for the other edges' share, in milliseconds.
@@ -186,13 +188,23 @@ pub const TOLD_FOR_MS: u64 = 2_000;
 
 /// One request of this edge at a Machine; dropped when it ends.
 #[derive(Debug)]
-pub struct InFlight(Arc<Estimate>);
+pub struct InFlight {
+    estimate: Arc<Estimate>,
+    asked_ms: u64,
+    answered: bool,
+}
 
 impl Estimate {
     /// Counts one request of this edge until the guard is dropped.
-    pub fn enter(self: &Arc<Self>) -> InFlight {
+    pub fn enter(self: &Arc<Self>, now_ms: u64) -> InFlight {
         self.own.fetch_add(1, Ordering::AcqRel);
-        InFlight(Arc::clone(self))
+        self.outlier.asked(now_ms);
+        InFlight { estimate: Arc::clone(self), asked_ms: now_ms, answered: false }
+    }
+
+    /// How the Machine behaves towards this edge.
+    pub fn outlier(&self) -> &Outlier {
+        &self.outlier
     }
 
     /// Takes the worker's exact count, as a response or refusal carried it.
@@ -221,9 +233,21 @@ impl Estimate {
     }
 }
 
+impl InFlight {
+    /// The Machine answered; the request may go on for long.
+    pub fn answered(&mut self, now_ms: u64) {
+        if !std::mem::replace(&mut self.answered, true) {
+            self.estimate.outlier.answered(now_ms, now_ms.saturating_sub(self.asked_ms));
+        }
+    }
+}
+
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.own.fetch_sub(1, Ordering::AcqRel);
+        self.estimate.own.fetch_sub(1, Ordering::AcqRel);
+        if !self.answered {
+            self.estimate.outlier.gone();
+        }
     }
 }
 
@@ -281,9 +305,9 @@ mod tests {
     #[test]
     fn an_edge_adds_its_own_later_requests_to_what_the_worker_told() {
         let estimate = Arc::new(Estimate::default());
-        let first = estimate.enter();
+        let first = estimate.enter(1);
         estimate.tell(5, 1_000);
-        let second = estimate.enter();
+        let second = estimate.enter(1);
         assert_eq!(estimate.load(1_001), 6);
         assert_eq!(estimate.load(1_001 + TOLD_FOR_MS), 2, "an old count no longer stands");
         drop((first, second));

@@ -200,6 +200,10 @@ fn fold_node(
             touched.insert((known.record.app, *id, number));
         }
         touched.insert((record.app, *id, number));
+        if let Some(known) = known.filter(|known| known.record.state != record.state) {
+            // What spoke against it ended with its last state.
+            known.estimate.outlier().pardon();
+        }
         let view = MachineView {
             record: Arc::clone(record),
             node: number,

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use skein_cluster::clock;
 use skein_core::MachineId;
 use skein_core::machine::MachineState;
 use tokio::io::AsyncWriteExt;
@@ -256,4 +257,62 @@ async fn a_machine_elsewhere_may_take_longer_than_it_takes_to_find_one() {
     };
     let (got, ()) = tokio::join!(get(edge, "/"), late);
     assert_eq!((got.status, got.text()), (200, "late"));
+}
+
+/// SPEC LB-7: after one failure to connect it is left alone, first for a second, then for longer.
+#[tokio::test]
+async fn lb_7_a_machine_that_refuses_connections_is_not_asked_again_and_again() {
+    let right = Server::answering(|_| text(200, "right")).await;
+    let mut world = World::new(&["iad", "lhr"]);
+    let app = world.app("hello");
+    let wrong = world.machine(0, app, nowhere().await, HTTP);
+    world.machine(1, app, right.address, HTTP);
+    world.publish();
+    let edge = world.shared(0, 80).await;
+    let begun = clock::now();
+    for _ in 0..50 {
+        assert_eq!(get(edge, "/").await.status, 200);
+    }
+    let retries = |world: &World| -> u64 {
+        let metrics = world.nodes[0].edge.metrics();
+        let line = metrics.lines().find(|line| line.starts_with("skein_edge_retries_count{")).unwrap();
+        line.rsplit(' ').next().unwrap().parse().unwrap()
+    };
+    let after = retries(&world);
+    assert!((1..=2 + begun.elapsed().as_secs()).contains(&after), "{after} retries");
+    // Its next start clears it.
+    world.change(wrong, |machine| {
+        (machine.state, machine.address) = (MachineState::Stopped, right.address);
+    });
+    world.publish();
+    world.change(wrong, |machine| machine.state = MachineState::Started);
+    world.publish();
+    assert_eq!(get(edge, "/").await.status, 200);
+    assert_eq!(world.nodes[0].edge.counts().pooled, 1, "the near one was asked");
+}
+
+/// SPEC LB-7: one that answers nobody is avoided, although it is nearer and has room.
+#[tokio::test]
+async fn lb_7_a_machine_that_answers_nobody_is_avoided() {
+    let stalls = Server::raw(|_| Box::pin(std::future::pending())).await;
+    let right = Server::answering(|_| text(200, "right")).await;
+    let mut world = World::new(&["iad", "lhr"]);
+    let app = world.app("hello");
+    world.machine(0, app, stalls.address, HTTP);
+    world.machine(1, app, right.address, HTTP);
+    world.publish();
+    let edge = world.shared(0, 80).await;
+    let mut waiting = tokio::task::JoinSet::new();
+    for _ in 0..3 {
+        waiting.spawn(async move { get(edge, "/").await });
+    }
+    let deadline = clock::now() + Duration::from_secs(30);
+    loop {
+        assert!(clock::now() < deadline, "it is asked for ever");
+        if let Ok(got) = tokio::time::timeout(Duration::from_millis(400), get(edge, "/")).await {
+            assert_eq!(got.text(), "right");
+            break;
+        }
+    }
+    waiting.shutdown().await;
 }

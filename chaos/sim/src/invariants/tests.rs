@@ -8,6 +8,7 @@ fn known(machine: u64, region: &str, rtt_ms: u64, load: u32) -> Known {
         excluded: false,
         alive: true,
         suspect: false,
+        out: false,
         age: Duration::ZERO,
         rtt: Duration::from_millis(rtt_ms),
         load,

@@ -41,6 +41,7 @@ fn candidate<'a>(machine: &'a MachineView, rtt_ms: u64, load: u32, soft: u32, ha
         rtt: Duration::from_millis(rtt_ms),
         suspect: false,
         alive: true,
+        out: false,
         age: Duration::ZERO,
     }
 }
@@ -110,6 +111,18 @@ fn a_suspect_or_dead_node_gets_nothing_while_another_can_take_it() {
     let picked = pick_any(&candidates, &mut rng).unwrap();
     assert_eq!(picked.candidate.machine.region.as_str(), "iad", "suspect before dead");
     assert_eq!(picked.reason, PickReason::LastResort);
+}
+
+#[test]
+fn lb_7_a_machine_that_is_out_gets_nothing_while_another_can_take_it_and_never_are_all_out() {
+    let (near, far) = (view(1, "iad"), view(2, "nrt"));
+    let mut rng = Seed::new(1);
+    let mut candidates = [candidate(&near, 1, 0, 20, 25), candidate(&far, 150, 19, 20, 25)];
+    candidates[0].out = true;
+    assert_eq!(pick_any(&candidates, &mut rng).unwrap().candidate.machine.region.as_str(), "nrt");
+    candidates[1].out = true;
+    let picked = pick_any(&candidates, &mut rng).unwrap();
+    assert_eq!((picked.candidate.machine.region.as_str(), picked.reason), ("iad", PickReason::LastResort));
 }
 
 #[test]

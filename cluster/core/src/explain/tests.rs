@@ -30,6 +30,7 @@ fn candidate(machine: &MachineView, rtt_ms: u64, load: u32) -> Candidate<'_> {
         rtt: Duration::from_millis(rtt_ms),
         suspect: false,
         alive: true,
+        out: false,
         age: Duration::ZERO,
     }
 }
