@@ -3,6 +3,7 @@
 //! Both ways run the same worker code; the wire only carries it.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use http::header::TRANSFER_ENCODING;
@@ -13,10 +14,12 @@ use skein_cluster::backhaul::{FrameReceiver, FrameSender, OpenError, StreamError
 use skein_cluster::clock;
 use skein_core::code::ErrorCode;
 use skein_core::headers::TRACEPARENT;
+use skein_core::relay;
 use skein_core::retry::Failure;
-use skein_core::snapshot::MachineView;
+use skein_core::snapshot::{MachineView, Snapshot};
+use skein_core::suspicion::Proximity;
 use skein_core::wire::{Frame, Preamble, Protocol, Refused, RequestHead, Reset, Target};
-use skein_core::{AppId, attr};
+use skein_core::{AppId, NodeNumber, attr};
 
 use crate::body::{KeptBody, KeptReader, RequestBody};
 use crate::client_body::{Answer, Held, Stopper};
@@ -47,6 +50,8 @@ pub(crate) struct Exchange {
     pub(crate) resend: u32,
     /// How many replays came before, and what the last one named.
     pub(crate) hop: Option<(u32, &'static str)>,
+    /// The node that passes the attempt on, when one does.
+    pub(crate) relayed: Option<NodeNumber>,
     /// Its place in the queue, until a Machine has it.
     pub(crate) place: Option<Box<Place>>,
     /// By when a Machine must have it.
@@ -105,8 +110,9 @@ impl Failed {
         })
     }
 
-    fn unreachable() -> Outcome {
-        Outcome::Failed(Self { failure: Failure::Unreachable, load: None, stale: false })
+    /// The node did not answer; with another way there nothing speaks against the Machine.
+    fn unreachable(stale: bool) -> Outcome {
+        Outcome::Failed(Self { failure: Failure::Unreachable, load: None, stale })
     }
 }
 
@@ -190,10 +196,25 @@ impl Exchange {
         }
     }
 
-    /// Sends the request to a Machine of another node.
-    pub(crate) async fn remote(&mut self, core: &Core, aim: Aim<'_>, trace: &Trace) -> Outcome {
-        let node = aim.machine.node;
+    /// Sends the request to a Machine of another node: straight there, or through a node in between while
+    /// this one can't reach it (SPEC LB-8).
+    pub(crate) async fn remote(
+        &mut self,
+        core: &Core,
+        snapshot: &Snapshot,
+        aim: Aim<'_>,
+        trace: &Trace,
+    ) -> Outcome {
+        let target = aim.machine.node;
+        let around = || relay::via(snapshot, &*core.peers, &core.regions, core.config.node, target);
+        let via = if core.peers.suspect(target) { around() } else { None };
+        self.relayed = via;
+        let node = via.unwrap_or(target);
         let span = trace.backhaul();
+        if let Some(via) = via {
+            core.metrics.relayed.fetch_add(1, Ordering::Relaxed);
+            span.set(attr::RELAY, || i64::from(via.0));
+        }
         span.set(attr::TRANSPORT, || "quic");
         span.set(attr::REGION, || aim.machine.region.to_string());
         span.set(attr::MACHINE, || aim.machine.record.id.to_string());
@@ -201,7 +222,8 @@ impl Exchange {
         let traceparent = span.traceparent();
         // A node that traces makes the Machine's context itself.
         let headers = self.headers(traceparent.is_none().then_some(&span));
-        let preamble = self.preamble(core, aim, traceparent);
+        let mut preamble = self.preamble(core, aim, traceparent);
+        preamble.relay = via.map(|_| target);
         let head =
             RequestHead { method: self.method.as_str().to_owned(), target: self.target.to_string(), headers };
         let reader = self.reader();
@@ -210,9 +232,10 @@ impl Exchange {
         let sent = [Frame::RequestHead(head)].into_iter().chain(last);
 
         let silent = async {
-            match aim.alternatives {
-                true => core.peers.until_suspect(node).await,
-                false => std::future::pending().await,
+            core.peers.until_suspect(node).await;
+            // Whoever has no other way waits for this one.
+            if !aim.alternatives && around().is_none_or(|other| Some(other) == via) {
+                std::future::pending::<()>().await;
             }
         };
         tokio::pin!(silent);
@@ -226,7 +249,7 @@ impl Exchange {
             Err(error) => {
                 tracing::debug!(%node, %error, "no stream");
                 span.fail("unreachable");
-                return Failed::unreachable();
+                return Failed::unreachable(around().is_some_and(|other| Some(other) != via));
             }
         };
         let (mut sender, mut receiver) = stream.split();
@@ -251,7 +274,10 @@ impl Exchange {
                 frame = receiver.next() => frame,
                 () = &mut silent, if idempotent => {
                     span.fail("suspect");
-                    return Failed::broken(ErrorCode::PM02, true);
+                    let code = ErrorCode::PM02;
+                    let failure = Failure::Broken { code, reached_app: true };
+                    let stale = around().is_some_and(|other| Some(other) != via);
+                    return Outcome::Failed(Failed { failure, load: None, stale });
                 }
                 () = tokio::time::sleep_until(self.deadline.into()), if !admitted => {
                     span.fail("timeout");
@@ -304,6 +330,8 @@ impl Exchange {
                     span.fail("stream");
                     let code = match error {
                         StreamError::Lost(_) => ErrorCode::PM02,
+                        // Behind the node in between the way broke.
+                        StreamError::Reset(_) if via.is_some() => ErrorCode::PM02,
                         StreamError::Reset(_)
                         | StreamError::Truncated
                         | StreamError::Garbage(_)

@@ -23,6 +23,7 @@ mod hints;
 mod hosts;
 mod http2;
 mod metrics;
+mod pass_on;
 mod queue;
 mod raw;
 mod relay;

@@ -117,6 +117,8 @@ pub(crate) struct Metrics {
     pub(crate) retries: AtomicU64,
     /// Requests that were not tried again because the budget was spent.
     pub(crate) unretried: AtomicU64,
+    /// Attempts that went through a node in between.
+    pub(crate) relayed: AtomicU64,
     /// Responses that had begun and did not reach their client whole.
     pub(crate) cut_off: AtomicU64,
     /// Upgraded and raw connections on which nothing moved for too long.
@@ -251,6 +253,11 @@ impl Metrics {
                 "skein_edge_hints_count",
                 "Hints to edges that a Machine has room, which found a request waiting.",
                 worker.hints(),
+            ),
+            (
+                "skein_edge_relayed_count",
+                "Attempts that went through a node in between, around a link that is cut.",
+                &self.relayed,
             ),
             ("skein_edge_replays_count", "Replays that apps asked for.", &self.replays),
         ] {

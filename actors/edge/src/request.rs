@@ -266,6 +266,7 @@ fn prepare<'s>(
             request_id,
             resend: 0,
             hop: None,
+            relayed: None,
             place: None,
             deadline,
         },
@@ -338,15 +339,18 @@ async fn queue(
                 Box::new(joined.map_err(|Crowded| full("too many requests wait already"))?)
             }
         };
-        let span = access.trace.queue();
+        let (span, begun) = (access.trace.queue(), clock::now());
         let turn = tokio::time::timeout_at(until.unwrap_or(exchange.deadline).into(), place.turn()).await;
         if turn.is_err() {
             span.fail(ErrorCode::PR04.as_str());
             access.waited(clock::now().saturating_duration_since(place.since));
+            access.at(clock::now()).waited(clock::now().saturating_duration_since(begun), false);
             return Err(full("it waited for as long as it may"));
         }
         drop(span);
-        let waited = clock::now().saturating_duration_since(place.since);
+        let now = clock::now();
+        access.at(now).waited(now.saturating_duration_since(begun), true);
+        let waited = now.saturating_duration_since(place.since);
         exchange.place = Some(place);
         let snapshot = core.reader.load();
         let Some(route) = way.resume(&snapshot) else { return Err(Reply::Code(ErrorCode::PR01, None)) };
@@ -394,8 +398,11 @@ async fn round<'s>(
             exchange.local(core, aim, &access.trace).await
         } else {
             // What it keeps while it waits is much: a request that stays here has no room for it.
-            Box::pin(exchange.remote(core, aim, &access.trace)).await
+            Box::pin(exchange.remote(core, snapshot, aim, &access.trace)).await
         };
+        if let Some(via) = exchange.relayed.take() {
+            access.at(now).relayed(machine.record.id, via);
+        }
         let decided = std::mem::replace(&mut now, clock::now());
         let mut answered = match outcome {
             Outcome::Answered(answered) => answered,

@@ -19,6 +19,7 @@ use crate::attempt::{has_body, machine_span, note_status};
 use crate::body::RequestBody;
 use crate::core::{Core, Passage};
 use crate::frames::{FrameBody, PumpError, pump};
+use crate::pass_on::pass_on;
 use crate::relay::{Manner, relay};
 use crate::trace::Trace;
 use crate::tunnel::is_websocket;
@@ -31,6 +32,9 @@ const WORD_WITHIN: Duration = Duration::from_millis(5);
 /// Serves a request or connection that `peer` sent for a Machine of this node.
 pub(crate) async fn serve(core: &Core, peer: NodeNumber, preamble: Preamble, stream: FrameStream) {
     let passage = core.gate.enter();
+    if let Some(to) = preamble.relay.filter(|to| *to != core.config.node) {
+        return Box::pin(pass_on(core, to, preamble, stream, &passage)).await;
+    }
     let (mut sender, receiver) = stream.split();
     let ended = match preamble.protocol {
         Protocol::Http => {

@@ -28,6 +28,8 @@ keys! {
     ROUTE_REASON = "skein.route.reason";
     /// Milliseconds since the node of the Machine picked last confirmed what is known of it.
     ROUTE_AGE = "skein.route.facts_age_ms";
+    /// The number of the node that passes the request on, around a link that is cut.
+    RELAY = "skein.relay.node";
     /// How many Machines could have been picked.
     ROUTE_CANDIDATES = "skein.route.candidates";
     /// Why the other Machines were not picked, with how many each reason kept from it.

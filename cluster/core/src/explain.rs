@@ -101,6 +101,10 @@ pub enum Step {
     Decided(Decided),
     /// A Machine did not answer the request.
     Failed(Failed),
+    /// It waited until it was its turn to try again.
+    Waited(Waited),
+    /// Another node passed it on: the edge could not reach the Machine's.
+    Relayed(Relayed),
     /// A Machine answered an instruction to replay, which was followed.
     Replayed(Replayed),
     /// A Machine answered an instruction that was not followed.
@@ -229,6 +233,28 @@ pub struct Failed {
     pub load: Option<u32>,
     /// It only closed an old connection: nothing speaks against the Machine.
     pub stale: bool,
+}
+
+/// A wait in the edge's queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waited {
+    /// When it ended, in microseconds since the request's head.
+    pub at_us: u32,
+    /// How long it took, in microseconds.
+    pub took_us: u32,
+    /// Whether it might try again then; else its time was up.
+    pub turn: bool,
+}
+
+/// A way around a link that is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Relayed {
+    /// When it was begun, in microseconds since the request's head.
+    pub at_us: u32,
+    /// The Machine that it goes to.
+    pub machine: MachineId,
+    /// The node in between.
+    pub via: NodeNumber,
 }
 
 /// A replay.
@@ -411,6 +437,16 @@ impl Pen<'_> {
                 Step::NotReplayed(NotReplayed { at_us, machine, region, code: *code, why })
             }
         });
+    }
+
+    /// A wait that ended.
+    pub fn waited(self, took: Duration, turn: bool) {
+        self.steps.push(Step::Waited(Waited { at_us: self.at_us, took_us: micros(took), turn }));
+    }
+
+    /// An attempt that goes through another node.
+    pub fn relayed(self, machine: MachineId, via: NodeNumber) {
+        self.steps.push(Step::Relayed(Relayed { at_us: self.at_us, machine, via }));
     }
 }
 

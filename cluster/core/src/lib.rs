@@ -31,6 +31,7 @@ pub mod queue;
 pub mod random;
 pub mod record;
 pub mod region;
+pub mod relay;
 pub mod replay;
 pub mod restart;
 pub mod retry;

@@ -17,6 +17,7 @@ mod machines;
 mod pool;
 mod queue;
 mod raw;
+mod relays;
 mod replays;
 mod retries;
 mod slow;

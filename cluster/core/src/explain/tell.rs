@@ -4,7 +4,7 @@ use crate::code::ErrorCode;
 use crate::retry::Failure;
 use crate::wire::RefuseReason;
 
-use super::{Decided, Ended, Failed, Judged, Step, Story, Verdict};
+use super::{Decided, Ended, Failed, Judged, Relayed, Step, Story, Verdict};
 
 /// Facts older than so many milliseconds are told with their age.
 const FRESH_MS: u32 = 1_000;
@@ -43,6 +43,14 @@ fn tell(step: &Step) -> (String, Vec<String>) {
     match step {
         Step::Decided(decided) => decision(decided),
         Step::Failed(failed) => (failure(failed), Vec::new()),
+        Step::Waited(waited) => {
+            let then = if waited.turn { "its turn" } else { "its time was up" };
+            (format!("waited {} in the queue until {then}", time(waited.took_us.into())), Vec::new())
+        }
+        Step::Relayed(relayed) => {
+            let Relayed { machine, via, .. } = relayed;
+            (format!("to {machine} through node {via}: the edge can't reach its node"), Vec::new())
+        }
         Step::Replayed(replayed) => {
             let (machine, region) = (replayed.machine, replayed.region);
             let text = format!("{machine} ({region}) answered after {}", time(replayed.at_us.into()));
