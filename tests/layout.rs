@@ -52,7 +52,11 @@ const WRAPPED: &[(&str, &[&str], &str)] = &[
     ("openraft", &["skein-cluster"], "its types stay behind skein-cluster's own, so it can be replaced"),
     ("quinn", &["skein-cluster"], "every node-to-node byte passes backhaul and the link shim"),
     ("redb", &["skein-cluster"], "one store, one place that decides what is durable"),
-    ("rustls", &["skein", "skein-cluster", "skein-edge"], "TLS ends at an edge or between nodes"),
+    (
+        "rustls",
+        &["skein", "skein-cluster", "skein-edge", "skein-machine"],
+        "TLS ends at an edge, between nodes, or at the app that a check asks",
+    ),
     (
         "ractor",
         &["skein", "skein-edge", "skein-machine", "skein-supervise"],

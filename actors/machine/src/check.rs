@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use rustls::pki_types::ServerName;
 use skein_core::machine::{Check, CheckHeader, GoDuration, MachineConfig};
 
 use crate::error::MachineError;
@@ -24,7 +25,18 @@ pub enum Kind {
         path: String,
         /// Its headers.
         headers: Vec<CheckHeader>,
+        /// How it is secured; plain HTTP when `None`.
+        tls: Option<Tls>,
     },
+}
+
+/// How an HTTPS server is believed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tls {
+    /// The name that is asked for and that its certificate has to have; the dialled address when `None`.
+    pub name: Option<ServerName<'static>>,
+    /// Whether its certificate is looked at.
+    pub verify: bool,
 }
 
 /// A check, defaults applied.
@@ -49,8 +61,7 @@ pub struct Spec {
 /// The checks of a configuration: those of services, then the top-level ones.
 ///
 /// # Errors
-/// [`MachineError::Invalid`] for a check that can't be carried out, [`MachineError::NotProvided`]
-/// for HTTPS.
+/// [`MachineError::Invalid`] for a check that can't be carried out.
 pub fn specs(config: &MachineConfig) -> Result<Vec<Spec>, MachineError> {
     let mut found = Vec::new();
     for service in &config.services {
@@ -103,15 +114,11 @@ fn spec(name: String, check: &Check, port: u16, routing: bool) -> Result<Spec, M
 
 fn http(name: &str, check: &Check) -> Result<Kind, MachineError> {
     let invalid = |what: &str| MachineError::Invalid(format!("check {name:?}: {what}"));
-    match check.protocol.as_deref() {
-        None | Some("" | "http") => {}
-        Some("https") => {
-            return Err(MachineError::NotProvided(format!(
-                "check {name:?}: HTTPS checks are not provided; use http or tcp"
-            )));
-        }
-        Some(other) => return Err(invalid(&format!("protocol {other:?} has to be http"))),
-    }
+    let tls = match check.protocol.as_deref() {
+        None | Some("" | "http") => None,
+        Some("https") => Some(tls(name, check)?),
+        Some(other) => return Err(invalid(&format!("protocol {other:?} has to be http or https"))),
+    };
     let method =
         check.method.clone().filter(|m| !m.is_empty()).unwrap_or_else(|| "GET".into()).to_ascii_uppercase();
     let path = check.path.clone().filter(|p| !p.is_empty()).unwrap_or_else(|| "/".into());
@@ -125,7 +132,21 @@ fn http(name: &str, check: &Check) -> Result<Kind, MachineError> {
             return Err(invalid(&format!("header {:?} can't be sent", header.name)));
         }
     }
-    Ok(Kind::Http { method, path, headers: check.headers.clone() })
+    Ok(Kind::Http { method, path, headers: check.headers.clone(), tls })
+}
+
+/// The name is the one that was given, else that of a Host header.
+fn tls(check_name: &str, check: &Check) -> Result<Tls, MachineError> {
+    let host = check.headers.iter().find(|header| header.name.eq_ignore_ascii_case("host"));
+    let host = host.and_then(|header| header.values.first()).and_then(|host| host.split(':').next());
+    let given = check.tls_server_name.as_deref().or(host).filter(|name| !name.is_empty());
+    let name = given.map(|name| {
+        ServerName::try_from(name.to_owned()).map_err(|_| {
+            let wrong = format!("check {check_name:?}: tls_server_name {name:?} is no host name");
+            MachineError::Invalid(wrong)
+        })
+    });
+    Ok(Tls { name: name.transpose()?, verify: !check.tls_skip_verify.unwrap_or(false) })
 }
 
 /// Where a check stands.

@@ -6,7 +6,7 @@ use skein_cluster::{Upstream, clock};
 use tokio::sync::watch;
 
 use crate::check::{CheckCore, Kind, Spec, Status};
-use crate::probe::probe;
+use crate::probe::Prober;
 
 /// Internal port to address, once known.
 pub(crate) type Addresses = watch::Receiver<Option<Upstream>>;
@@ -28,11 +28,12 @@ pub(crate) async fn listens(
         return;
     };
     let deadline = tokio::time::Instant::now() + within;
+    let knock = Prober::new(Kind::Tcp, LOOK.1);
     let (mut pause, mut late) = (LOOK.0, false);
     for port in ports {
         let Some(address) = upstream.as_ref().and_then(|upstream| upstream.address(port)) else { continue };
         // A connection to a process that waits is the kernel's doing.
-        while !matches!(awake(&mut resting, probe(&Kind::Tcp, address, LOOK.1)).await, Some(Ok(_))) {
+        while !matches!(awake(&mut resting, knock.probe(address)).await, Some(Ok(_))) {
             if !late && tokio::time::Instant::now() >= deadline {
                 (pause, late) = (LOOK.1, true);
                 tell(Err(format!(
@@ -77,9 +78,10 @@ pub(crate) async fn check_on(
     };
     let Some(address) = upstream.and_then(|upstream| upstream.address(spec.port)) else { return };
     let mut core = CheckCore::new(&spec, clock::now());
+    let prober = Prober::new(spec.kind, spec.timeout);
     loop {
         // A probe that is under way when the process is made to wait says nothing.
-        let Some(outcome) = awake(&mut resting, probe(&spec.kind, address, spec.timeout)).await else {
+        let Some(outcome) = awake(&mut resting, prober.probe(address)).await else {
             continue;
         };
         let before = (core.status().0, core.status().1.to_owned());

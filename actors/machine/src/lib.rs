@@ -9,6 +9,7 @@ pub mod life;
 pub mod plan;
 
 mod actor;
+mod any_certificate;
 mod board;
 mod checking;
 mod config;

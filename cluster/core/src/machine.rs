@@ -356,6 +356,12 @@ pub struct Check {
     /// Headers to send.
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "null_default")]
     pub headers: Vec<CheckHeader>,
+    /// The name that an HTTPS server's certificate has to have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_server_name: Option<String>,
+    /// Whether any certificate will do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_skip_verify: Option<bool>,
     /// What else the client sent.
     #[serde(flatten)]
     pub rest: BTreeMap<String, Value>,

@@ -16,7 +16,7 @@ fn one(json: &str) -> Result<Spec, MachineError> {
 fn defaults_are_applied_and_durations_are_clamped() {
     let spec = one(r#"{"type":"http"}"#).unwrap();
     assert_eq!((spec.interval.as_secs(), spec.timeout.as_secs(), spec.grace.as_secs()), (15, 2, 1));
-    assert_eq!(spec.kind, Kind::Http { method: "GET".into(), path: "/".into(), headers: vec![] });
+    assert_eq!(spec.kind, Kind::Http { method: "GET".into(), path: "/".into(), headers: vec![], tls: None });
     assert_eq!((spec.name.as_str(), spec.port, spec.routing), ("servicecheck-00-http-8080", 8080, true));
     let spec =
         one(r#"{"type":"tcp","port":9,"interval":"10ms","timeout":"5m","grace_period":"0s"}"#).unwrap();
@@ -34,11 +34,28 @@ fn what_can_not_be_probed_is_refused_by_name() {
         r#"{"type":"http","method":"A B"}"#,
         r#"{"type":"http","headers":[{"name":"a b","values":[]}]}"#,
         r#"{"type":"http","headers":[{"name":"a","values":["\n"]}]}"#,
+        r#"{"type":"http","protocol":"gopher"}"#,
+        r#"{"type":"http","protocol":"https","tls_server_name":"a b"}"#,
     ] {
         assert_eq!(one(bad).unwrap_err().status(), 400, "{bad}");
     }
-    assert_eq!(one(r#"{"type":"http","protocol":"https"}"#).unwrap_err().status(), 501);
     assert_eq!(specs(&config(r#"{"checks":{"a":{"type":"tcp"}}}"#)).unwrap_err().status(), 400);
+}
+
+/// SPEC CHK-3.
+#[test]
+fn an_https_server_has_the_name_that_was_given_or_that_of_the_host_header() {
+    let tls = |more: &str| match one(&format!(r#"{{"type":"http","protocol":"https"{more}}}"#)).unwrap().kind
+    {
+        Kind::Http { tls, .. } => tls.unwrap(),
+        Kind::Tcp => panic!("it is HTTP"),
+    };
+    let named = |name: &'static str| Some(ServerName::try_from(name).unwrap());
+    assert_eq!(tls(""), Tls { name: None, verify: true });
+    let host = r#","headers":[{"name":"Host","values":["a.test:8443"]}]"#;
+    assert_eq!(tls(host).name, named("a.test"));
+    assert_eq!(tls(&format!(r#"{host},"tls_server_name":"b.test""#)).name, named("b.test"));
+    assert!(!tls(r#","tls_skip_verify":true"#).verify);
 }
 
 /// SPEC CHK-2.

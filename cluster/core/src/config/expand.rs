@@ -168,9 +168,6 @@ impl TopLevelCheck {
 
 impl Probe {
     fn expand(&self, kind: &str, port: Option<u16>) -> Check {
-        let mut rest = BTreeMap::new();
-        rest.extend(self.tls_skip_verify.map(|flag| ("tls_skip_verify".to_owned(), flag.into())));
-        rest.extend(self.tls_server_name.clone().map(|name| ("tls_server_name".to_owned(), name.into())));
         let headers = self.headers.iter();
         Check {
             kind: kind.to_owned(),
@@ -184,7 +181,9 @@ impl Probe {
             headers: headers
                 .map(|(name, value)| CheckHeader { name: name.clone(), values: vec![value.clone()] })
                 .collect(),
-            rest,
+            tls_server_name: self.tls_server_name.clone(),
+            tls_skip_verify: self.tls_skip_verify,
+            rest: BTreeMap::new(),
         }
     }
 }
