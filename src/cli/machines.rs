@@ -178,7 +178,11 @@ pub(crate) async fn list(client: &Client, app: &AppName) -> Result<Vec<MachineJs
     client.get(&format!("/v1/apps/{}/machines", segment(app.as_str()))).await
 }
 
-async fn print_list(client: &Client, app: Option<AppName>, ctx: &Ctx) -> anyhow::Result<()> {
+/// The Machines of an app, or of all apps, each with its app.
+pub(crate) async fn gather(
+    client: &Client,
+    app: Option<AppName>,
+) -> anyhow::Result<Vec<(AppName, MachineJson)>> {
     let of_one = app.is_some();
     let names = match app {
         Some(app) => vec![app],
@@ -193,6 +197,11 @@ async fn print_list(client: &Client, app: Option<AppName>, ctx: &Ctx) -> anyhow:
             Err(error) => return Err(error.into()),
         }
     }
+    Ok(all)
+}
+
+async fn print_list(client: &Client, app: Option<AppName>, ctx: &Ctx) -> anyhow::Result<()> {
+    let all = gather(client, app).await?;
     if ctx.json {
         return out::json(&all.iter().map(|(_, machine)| machine).collect::<Vec<_>>());
     }

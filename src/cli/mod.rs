@@ -5,6 +5,7 @@
 
 mod apps;
 mod chaos;
+mod checks;
 pub mod client;
 mod config;
 pub mod ctx;
@@ -57,9 +58,12 @@ enum Verb {
     Status(status::StatusArgs),
     /// Shows where on this computer a public address and port is reached
     Endpoint(endpoint::EndpointArgs),
-    /// Machines: run, list, start, stop, restart, destroy, cordon, uncordon
+    /// Machines: run, list, start, stop, suspend, restart, destroy, cordon, uncordon
     #[command(subcommand, visible_alias = "machine")]
     Machines(machines::MachinesCommand),
+    /// Health checks: list
+    #[command(subcommand, visible_alias = "check")]
+    Checks(checks::ChecksCommand),
     /// Apps: create, list, destroy
     #[command(subcommand, visible_alias = "app")]
     Apps(apps::AppsCommand),
@@ -124,6 +128,7 @@ fn run(verb: Verb, ctx: &Ctx) -> anyhow::Result<ExitCode> {
         | Verb::Status(_)
         | Verb::Endpoint(_)
         | Verb::Machines(_)
+        | Verb::Checks(_)
         | Verb::Apps(_)
         | Verb::Orgs(_)
         | Verb::Tokens(_)
@@ -139,6 +144,7 @@ async fn call(verb: Verb, ctx: &Ctx) -> anyhow::Result<()> {
         Verb::Status(args) => status::run(args, ctx).await,
         Verb::Endpoint(args) => endpoint::run(args, ctx).await,
         Verb::Machines(command) => machines::run(command, ctx).await,
+        Verb::Checks(command) => checks::run(command, ctx).await,
         Verb::Apps(command) => apps::run(command, ctx).await,
         Verb::Orgs(command) => orgs::run(command, ctx).await,
         Verb::Tokens(command) => tokens::run(command, ctx).await,
