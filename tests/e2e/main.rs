@@ -12,3 +12,4 @@ mod faults;
 mod lifecycle;
 mod machines;
 mod routing;
+mod waiting;
