@@ -73,9 +73,11 @@ fn node(dir: &Path, adopt_grace: Duration) -> ExitCode {
         let mut lines = tokio::io::BufReader::new(tokio::io::stdin()).lines();
         while let Ok(Some(line)) = lines.next_line().await {
             let Ok(id) = line.parse() else { return ExitCode::from(64) };
+            let wait = |state| machines.wait(id, vec![state], None, Duration::from_secs(60));
             let suspended = async {
+                wait(MachineState::Started).await?;
                 machines.suspend(id).await?;
-                machines.wait(id, vec![MachineState::Suspended], None, Duration::from_secs(60)).await
+                wait(MachineState::Suspended).await
             };
             let done = dir.join(format!("suspended-{id}"));
             if suspended.await.is_err() || std::fs::write(done, "").is_err() {

@@ -51,7 +51,7 @@ impl Frozen {
         let known: BTreeSet<&Process> = self.0.iter().collect();
         let moves = |seen: &&Seen| match seen.doing {
             'T' | 't' => false,
-            // They hang in the kernel, or only other threads than the first are left. They were told,
+            // They hang in the kernel, as in the middle of a vfork whose child is stopped, or only other threads than the first are left. They were told,
             // and stop before they run any code of their own.
             'D' | 'Z' | 'X' => !known.contains(&seen.process),
             _ => true,
