@@ -4,6 +4,7 @@ use bytes::{Bytes, BytesMut};
 use skein_cluster::token::JoinTokenText;
 use skein_core::codec;
 use skein_core::config::{self, AppConfig, Format, Severity};
+use skein_core::heads::Heads;
 use skein_core::key::{GossipKey, NodeRecord};
 use skein_core::machine::MachineConfig;
 use skein_core::record::Record;
@@ -70,6 +71,21 @@ pub fn fly_replay(bytes: &[u8]) {
         let texts = [&replay.instance, &replay.app, &replay.state].into_iter().flatten();
         assert!(texts.chain(&replay.regions).map(String::len).sum::<usize>() <= bytes.len(), "{replay:?}");
     }
+}
+
+/// What a client of HTTP/1 sends is followed to the same place however it is cut.
+///
+/// # Panics
+/// When it is not so.
+pub fn heads(bytes: &[u8]) {
+    let (mut whole, mut cut) = (Heads::default(), Heads::default());
+    let found = whole.scan(bytes);
+    let each = bytes.iter().enumerate();
+    let found_cut =
+        each.filter_map(|(at, byte)| cut.scan(std::slice::from_ref(byte)).map(|_| at)).collect::<Vec<_>>();
+    assert_eq!(found_cut, Vec::from_iter(found));
+    assert_eq!(whole, cut);
+    assert!(found.is_none_or(|at| bytes[at] == b':'), "{found:?}");
 }
 
 /// Bytes of a stream are frames or an error, and a frame is the same again from its own bytes.

@@ -54,7 +54,9 @@ impl Reply {
                 StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
             }
             Self::UnknownHost(_) | Self::NoService(_) => StatusCode::NOT_FOUND,
-            Self::BadHost | Self::BadBody | Self::Strict(Refusal::TransferEncoding | Refusal::Target) => {
+            Self::BadHost
+            | Self::BadBody
+            | Self::Strict(Refusal::TransferEncoding | Refusal::ContentLength | Refusal::Target) => {
                 StatusCode::BAD_REQUEST
             }
             Self::SlowBody => StatusCode::REQUEST_TIMEOUT,
@@ -76,6 +78,7 @@ impl Reply {
             Self::BadBody => "bad-body",
             Self::SlowBody => "slow-body",
             Self::Strict(Refusal::TransferEncoding) => "bad-transfer-encoding",
+            Self::Strict(Refusal::ContentLength) => "bad-content-length",
             Self::Strict(Refusal::Target) => "bad-target",
             Self::Strict(Refusal::LongTarget { .. }) => "target-too-long",
             Self::Loop(_) => "loop",

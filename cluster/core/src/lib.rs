@@ -20,6 +20,7 @@ pub mod explain;
 pub mod facts;
 pub mod fault;
 pub mod headers;
+pub mod heads;
 pub mod id;
 pub mod key;
 pub mod load;

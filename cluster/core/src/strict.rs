@@ -2,7 +2,8 @@
 //! them alike (SPEC HTTP-8).
 //!
 //! What the HTTP library refuses by itself never gets here: malformed lines and lengths, a
-//! `Transfer-Encoding` that does not end in `chunked`, heads beyond its limits.
+//! `Transfer-Encoding` that does not end in `chunked`, heads beyond its limits. Nor does what it keeps to
+//! itself: see `heads`.
 
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, Method, Uri};
@@ -13,6 +14,9 @@ pub enum Refusal {
     /// A transfer coding other than `chunked` alone: the app would get bytes that are still coded.
     #[error("chunked is the only transfer coding that is taken, and only once")]
     TransferEncoding,
+    /// Two lengths, which HTTP/2 lets through when they are equal.
+    #[error("Content-Length is to be said once")]
+    ContentLength,
     /// A target of a form that its method does not have (RFC 9112 section 3.2).
     #[error("the request target must be a path that begins with /, or an http or https URL")]
     Target,
@@ -45,6 +49,10 @@ pub fn check(method: &Method, uri: &Uri, headers: &HeaderMap, max_target: usize)
     let length = path.len() + uri.authority().map_or(0, |authority| authority.as_str().len());
     if length > max_target {
         return Err(Refusal::LongTarget { limit: max_target });
+    }
+    // Most heads repeat no field.
+    if headers.len() > headers.keys_len() && headers.get_all(CONTENT_LENGTH).iter().nth(1).is_some() {
+        return Err(Refusal::ContentLength);
     }
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     match (codings.next(), codings.next()) {
@@ -136,6 +144,18 @@ mod tests {
         assert_eq!(checked(&[("transfer-encoding", "gzip, chunked")]), Err(Unclear));
         assert_eq!(checked(&[("transfer-encoding", "gzip")]), Err(Unclear));
         assert_eq!(checked(&[chunked, chunked]), Err(Unclear));
+    }
+
+    #[test]
+    fn http_8_a_length_is_said_once() {
+        let mut headers = HeaderMap::new();
+        headers.append(CONTENT_LENGTH, HeaderValue::from_static("3"));
+        headers.append("x-a", HeaderValue::from_static("3"));
+        headers.append("x-a", HeaderValue::from_static("3"));
+        let checked = |headers: &HeaderMap| check(&Method::POST, &Uri::from_static("/"), headers, 20);
+        assert_eq!(checked(&headers), Ok(()));
+        headers.append(CONTENT_LENGTH, HeaderValue::from_static("3"));
+        assert_eq!(checked(&headers), Err(Refusal::ContentLength));
     }
 
     #[test]
