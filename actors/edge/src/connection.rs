@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -54,6 +54,9 @@ pub(crate) struct Connection {
     pub(crate) watch: Watch,
     /// What goes on once HTTP/1 has ended.
     tunnel: Mutex<Option<Box<Tunnel>>>,
+    upgraded: AtomicBool,
+    /// Whether a head had `Content-Length` twice.
+    repeats_length: AtomicBool,
     /// Made for the first request: most connections that only wait have none.
     origin: OnceLock<Box<Origin>>,
     /// The app of the first request: bytes are counted for it.
@@ -72,6 +75,8 @@ impl Connection {
             last: Notify::new(),
             watch: Watch::default(),
             tunnel: Mutex::default(),
+            upgraded: AtomicBool::new(false),
+            repeats_length: AtomicBool::new(false),
             origin: OnceLock::new(),
             app: OnceLock::new(),
             received: AtomicU64::new(0),
@@ -132,11 +137,30 @@ impl Connection {
 
     /// The connection goes on as a tunnel after this response.
     pub(crate) fn upgrade(&self, tunnel: Box<Tunnel>) {
+        self.upgraded.store(true, Ordering::Relaxed);
         *self.tunnel.lock().unwrap_or_else(PoisonError::into_inner) = Some(tunnel);
     }
 
     fn tunnel(&self) -> Option<Box<Tunnel>> {
         self.tunnel.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Whether what comes is no HTTP any more.
+    pub(crate) fn is_upgraded(&self) -> bool {
+        self.upgraded.load(Ordering::Relaxed)
+    }
+
+    /// A head had `Content-Length` twice.
+    pub(crate) fn repeats_length(&self) {
+        self.repeats_length.store(true, Ordering::Relaxed);
+    }
+
+    /// Takes note of a client whose bytes are not what they should be.
+    fn refused(&self, error: &dyn std::fmt::Display, fault: Option<h2::Reason>) {
+        let Ends { client, public } = self.ends;
+        let repeats_length = self.repeats_length.load(Ordering::Relaxed);
+        self.core.metrics.malformed.fetch_add(1, Ordering::Relaxed);
+        tracing::info!(%client, %public, %error, ?fault, repeats_length, "malformed request refused");
     }
 
     /// Bytes came, or none are there.
@@ -195,10 +219,14 @@ pub(crate) async fn http<S>(
                 First::Seldom(End::Overdue(phase)) => return connection.cut_off(phase),
                 First::Busy(Err(_)) | First::Seldom(End::Now | End::Quiet) => return,
             };
-            stream.unread(heard.1);
-            heard.0
+            stream.unread(heard.first);
+            let Some(speech) = heard.speech else { return connection.refused(&"this is not HTTP", None) };
+            speech
         }
     };
+    if speech == Speech::Http1 {
+        stream.watch_heads();
+    }
     let io = TokioIo::new(stream);
     let ended = match speech {
         Speech::Http1 => http1(&connection, io, stopped).await,
@@ -207,9 +235,8 @@ pub(crate) async fn http<S>(
     };
     let Err(error) = ended else { return };
     let fault = http2::fault(&error);
-    if error.is_parse() || fault.is_some() {
-        connection.core.metrics.malformed.fetch_add(1, Ordering::Relaxed);
-        tracing::info!(client = %ends.client, public = %ends.public, %error, ?fault, "malformed request refused");
+    if error.is_parse() || fault.is_some() || connection.repeats_length.load(Ordering::Relaxed) {
+        connection.refused(&error, fault);
     } else {
         tracing::debug!(client = %ends.client, %error, "connection ended");
     }

@@ -101,6 +101,11 @@ impl Watch {
         self.ended.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Requests whose response is complete or given up, wrapping.
+    pub(crate) fn ended(&self) -> u32 {
+        self.ended.load(Ordering::Relaxed)
+    }
+
     /// A body is to come.
     pub(crate) fn want(&self) {
         self.bodies.fetch_add(1, Ordering::Relaxed);

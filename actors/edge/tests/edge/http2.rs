@@ -95,6 +95,12 @@ async fn http_13_the_proxys_own_answers_are_the_same_over_http_2() {
     *user.uri_mut() = "http://u:p@hello.localhost/".parse().unwrap();
     let answer = got(sender.send_request(user).await.unwrap()).await;
     assert_eq!((answer.status, answer.header("skein-error")), (400, Some("bad-host")));
+    let mut twice = request("POST", "/", "four");
+    for _ in 0..2 {
+        twice.headers_mut().append("content-length", "4".parse().unwrap());
+    }
+    let answer = got(sender.send_request(twice).await.unwrap()).await;
+    assert_eq!((answer.status, answer.header("skein-error")), (400, Some("bad-content-length")));
     let mut large = request("GET", "/", "");
     large.headers_mut().insert("x", "x".repeat(100_000).parse().unwrap());
     assert_eq!(got(sender.send_request(large).await.unwrap()).await.status, 431);

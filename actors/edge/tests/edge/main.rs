@@ -12,6 +12,7 @@ mod failures;
 mod frames;
 mod grpc;
 mod headers;
+mod heads;
 mod http2;
 mod machines;
 mod pool;

@@ -122,6 +122,34 @@ async fn http_4_an_upgraded_connection_loses_no_byte_and_is_half_closed_here_and
     }
 }
 
+const TWO_LENGTHS: &str =
+    "POST / HTTP/1.1\r\nhost: hello.localhost\r\ncontent-length: 3\r\ncontent-length: 3\r\n\r\nabc";
+
+/// What a head may not say is nothing to those that speak another protocol.
+#[tokio::test]
+async fn http_8_an_upgraded_connection_may_repeat_a_length_and_no_other_may() {
+    let server = echo().await;
+    let (_world, edge, _) = world(&["iad"], 0, server.address, HTTP).await;
+    let mut stream = upgraded(edge).await;
+    stream.write_all(TWO_LENGTHS.as_bytes()).await.unwrap();
+    expect(&mut stream, TWO_LENGTHS.as_bytes()).await;
+    // Who does not wait for the answer may speak either: no byte is altered, none is passed on.
+    let mut stream = TcpStream::connect(edge).await.unwrap();
+    stream.write_all(&[ASK, TWO_LENGTHS].concat().into_bytes()).await.unwrap();
+    let answer = String::from_utf8(rest(&mut stream).await).unwrap();
+    assert!(!answer.contains("content-length") && !answer.contains(" 400 "), "{answer}");
+    // Who asked, and got an answer of HTTP, goes on with HTTP.
+    let mut stream = TcpStream::connect(edge).await.unwrap();
+    let ask = "GET / HTTP/1.1\r\nhost: hello.localhost\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n";
+    stream.write_all(ask.as_bytes()).await.unwrap();
+    let head = read_head(&mut stream).await.unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    expect(&mut stream, b"plain").await;
+    stream.write_all(TWO_LENGTHS.as_bytes()).await.unwrap();
+    let answer = String::from_utf8(rest(&mut stream).await).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+}
+
 #[tokio::test]
 async fn http_4_an_upgrade_is_replayed_like_any_request() {
     for target in [0, 1] {
