@@ -13,7 +13,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::connection::{Broken, Connection};
-use crate::support::{SOON, eventually, now};
+use crate::support::{Request, SOON, eventually, now};
 use crate::websocket::{Ended, WebSocket};
 
 /// Requests that may wait at once; a further one is held back.
@@ -50,12 +50,21 @@ struct Kind {
     path: &'static str,
 }
 
+/// What else there is than requests that can be answered twice, from their first byte to their last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mix {
+    /// WebSockets, and bodies that take a while.
+    All,
+    /// Nothing: a Machine that dies takes no begun response with it, so no client may notice.
+    Repeatable,
+}
+
 impl Kind {
     /// Most requests are quick, some bring a body worth the name.
-    fn of(number: u64) -> Self {
+    fn of(number: u64, mix: Mix) -> Self {
         let (way, path) = match number % 50 {
             1 => (Way::Seldom, "/"),
-            2 => (Way::Busy, "/bytes/100000"),
+            2 if mix == Mix::All => (Way::Busy, "/bytes/100000"),
             rest if rest % 5 == 0 => (Way::Own, "/"),
             _ => (Way::Busy, "/"),
         };
@@ -141,7 +150,7 @@ pub(crate) struct Load {
 
 impl Load {
     /// Sends so many requests a second to these edges, until [`Self::stop`].
-    pub(crate) fn start(edges: &[SocketAddr], rate: f64) -> Self {
+    pub(crate) fn start(edges: &[SocketAddr], rate: f64, mix: Mix) -> Self {
         let edge = |address: &SocketAddr| Edge {
             address: *address,
             announced: true.into(),
@@ -158,7 +167,7 @@ impl Load {
         let stop = CancellationToken::new();
         let (shared, stopped) = (Arc::clone(&front), stop.clone());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let thread = std::thread::spawn(move || runtime.block_on(arrive(shared, rate, stopped)));
+        let thread = std::thread::spawn(move || runtime.block_on(arrive(shared, rate, mix, stopped)));
         Self { front, stop, thread }
     }
 
@@ -195,7 +204,7 @@ impl Load {
     }
 }
 
-async fn arrive(front: Arc<Front>, rate: f64, stop: CancellationToken) {
+async fn arrive(front: Arc<Front>, rate: f64, mix: Mix, stop: CancellationToken) {
     let mut always = JoinSet::new();
     for home in 0..SLOW {
         let (front, stop) = (Arc::clone(&front), stop.clone());
@@ -208,7 +217,7 @@ async fn arrive(front: Arc<Front>, rate: f64, stop: CancellationToken) {
             }
         });
     }
-    for home in 0..WEB_SOCKETS {
+    for home in 0..if mix == Mix::All { WEB_SOCKETS } else { 0 } {
         let (front, stop) = (Arc::clone(&front), stop.clone());
         always.spawn(async move {
             if let Err(why) = front.web_socket(home, &stop).await {
@@ -232,7 +241,7 @@ async fn arrive(front: Arc<Front>, rate: f64, stop: CancellationToken) {
         }
         let front = Arc::clone(&front);
         requests.spawn(async move {
-            front.bring(Kind::of(number), (number / 5) as usize, number, Some(due)).await;
+            front.bring(Kind::of(number, mix), (number / 5) as usize, number, Some(due)).await;
         });
     }
     while requests.join_next().await.is_some() {}
@@ -346,4 +355,23 @@ impl Front {
             }
         }
     }
+}
+
+/// Requests in a second that a program that is not optimized is given at most: a quarter of what was
+/// measured where the machine is slow; else `wanted`.
+pub(crate) fn rate(edges: &[SocketAddr], wanted: f64) -> f64 {
+    if !cfg!(debug_assertions) {
+        return wanted;
+    }
+    const EACH: usize = 60;
+    let began = now();
+    let clients = || edges.iter().chain(edges);
+    std::thread::scope(|scope| {
+        for edge in clients() {
+            scope.spawn(move || (0..EACH).for_each(|_| drop(Request::get(*edge, "/").ok())));
+        }
+    });
+    let capacity = (clients().count() * EACH) as f64 / now().saturating_duration_since(began).as_secs_f64();
+    eprintln!("load: {capacity:.0} requests/s over new connections is what this machine can");
+    wanted.min(capacity / 4.0)
 }

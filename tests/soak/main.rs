@@ -8,8 +8,12 @@ mod support;
 
 mod bulk;
 mod connection;
+mod herd;
 mod load;
 mod rolling;
+mod servers;
+mod spread;
+mod steady;
 mod websocket;
 
 /// How much longer than in CI: 1 when nothing is said.

@@ -2,9 +2,9 @@
 
 use std::net::SocketAddr;
 
-use crate::load::Load;
+use crate::load::{Load, Mix, rate};
 use crate::scale;
-use crate::support::{Cluster, Request, now};
+use crate::support::{Cluster, now};
 
 /// Requests in a second, all edges together.
 const RATE: f64 = 500.0;
@@ -19,9 +19,9 @@ fn no_request_fails_while_nodes_and_machines_restart_one_after_the_other() {
     let machines: Vec<String> =
         ["iad", "lhr", "nrt"].iter().map(|region| cluster.machines_in("hello", region)[0].clone()).collect();
     let edges: Vec<SocketAddr> = nodes.iter().map(|node| cluster.endpoint("hello", node)).collect();
-    let rate = rate(&edges);
+    let rate = rate(&edges, RATE);
     let began = now();
-    let load = Load::start(&edges, rate);
+    let load = Load::start(&edges, rate, Mix::All);
     for round in 0..rounds {
         let (at, node) = (round % nodes.len(), &nodes[round % nodes.len()]);
         load.phase(format!("round {round}, {node} drains"));
@@ -58,22 +58,4 @@ fn no_request_fails_while_nodes_and_machines_restart_one_after_the_other() {
     assert!(first.is_empty(), "{} requests failed, the first of them: {first:#?}", tally.failed.len());
     assert!(tally.restarted >= rounds as u64, "who left closed its WebSockets");
     assert!(tally.told >= rounds as u64, "edges that drained told their clients");
-}
-
-/// [`RATE`], or a quarter of what was measured where the program is not optimized and the machine is slow.
-fn rate(edges: &[SocketAddr]) -> f64 {
-    if !cfg!(debug_assertions) {
-        return RATE;
-    }
-    const EACH: usize = 60;
-    let began = now();
-    let clients = || edges.iter().chain(edges);
-    std::thread::scope(|scope| {
-        for edge in clients() {
-            scope.spawn(move || (0..EACH).for_each(|_| drop(Request::get(*edge, "/").ok())));
-        }
-    });
-    let capacity = (clients().count() * EACH) as f64 / now().saturating_duration_since(began).as_secs_f64();
-    eprintln!("rolling: {capacity:.0} requests/s over new connections is what this machine can");
-    RATE.min(capacity / 4.0)
 }
