@@ -11,5 +11,6 @@ mod explain;
 mod faults;
 mod lifecycle;
 mod machines;
+mod queue;
 mod routing;
 mod waiting;
