@@ -339,18 +339,15 @@ async fn queue(
                 Box::new(joined.map_err(|Crowded| full("too many requests wait already"))?)
             }
         };
-        let (span, begun) = (access.trace.queue(), clock::now());
+        let span = access.trace.queue();
         let turn = tokio::time::timeout_at(until.unwrap_or(exchange.deadline).into(), place.turn()).await;
         if turn.is_err() {
             span.fail(ErrorCode::PR04.as_str());
             access.waited(clock::now().saturating_duration_since(place.since));
-            access.at(clock::now()).waited(clock::now().saturating_duration_since(begun), false);
             return Err(full("it waited for as long as it may"));
         }
         drop(span);
-        let now = clock::now();
-        access.at(now).waited(now.saturating_duration_since(begun), true);
-        let waited = now.saturating_duration_since(place.since);
+        let waited = clock::now().saturating_duration_since(place.since);
         exchange.place = Some(place);
         let snapshot = core.reader.load();
         let Some(route) = way.resume(&snapshot) else { return Err(Reply::Code(ErrorCode::PR01, None)) };

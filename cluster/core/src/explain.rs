@@ -101,8 +101,6 @@ pub enum Step {
     Decided(Decided),
     /// A Machine did not answer the request.
     Failed(Failed),
-    /// It waited until it was its turn to try again.
-    Waited(Waited),
     /// Another node passed it on: the edge could not reach the Machine's.
     Relayed(Relayed),
     /// A Machine answered an instruction to replay, which was followed.
@@ -233,17 +231,6 @@ pub struct Failed {
     pub load: Option<u32>,
     /// It only closed an old connection: nothing speaks against the Machine.
     pub stale: bool,
-}
-
-/// A wait in the edge's queue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Waited {
-    /// When it ended, in microseconds since the request's head.
-    pub at_us: u32,
-    /// How long it took, in microseconds.
-    pub took_us: u32,
-    /// Whether it might try again then; else its time was up.
-    pub turn: bool,
 }
 
 /// A way around a link that is cut.
@@ -437,11 +424,6 @@ impl Pen<'_> {
                 Step::NotReplayed(NotReplayed { at_us, machine, region, code: *code, why })
             }
         });
-    }
-
-    /// A wait that ended.
-    pub fn waited(self, took: Duration, turn: bool) {
-        self.steps.push(Step::Waited(Waited { at_us: self.at_us, took_us: micros(took), turn }));
     }
 
     /// An attempt that goes through another node.

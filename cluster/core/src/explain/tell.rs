@@ -43,10 +43,6 @@ fn tell(step: &Step) -> (String, Vec<String>) {
     match step {
         Step::Decided(decided) => decision(decided),
         Step::Failed(failed) => (failure(failed), Vec::new()),
-        Step::Waited(waited) => {
-            let then = if waited.turn { "its turn" } else { "its time was up" };
-            (format!("waited {} in the queue until {then}", time(waited.took_us.into())), Vec::new())
-        }
         Step::Relayed(relayed) => {
             let Relayed { machine, via, .. } = relayed;
             (format!("to {machine} through node {via}: the edge can't reach its node"), Vec::new())

@@ -288,7 +288,7 @@ fn many_threads_write_and_read_at_once_and_none_waits_for_another() {
 fn bytes(story: &Story) -> usize {
     let of = |step: &Step| match step {
         Step::Decided(decided) => decided.machines.capacity() * size_of::<Judged>(),
-        Step::Failed(_) | Step::Waited(_) | Step::Relayed(_) => 0,
+        Step::Failed(_) | Step::Relayed(_) => 0,
         Step::Replayed(replayed) => replayed.to.len(),
         Step::NotReplayed(not) => not.why.as_deref().map_or(0, str::len),
     };
