@@ -2,19 +2,23 @@
 
 use std::hint::black_box;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use clap::ValueEnum;
-use http::{HeaderMap, HeaderName, HeaderValue, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use skein_core::balance::{self, AllNear, Constraint};
+use skein_core::code::ErrorCode;
+use skein_core::explain::{Ended, Kept, Steps, Story, bounded, method};
 use skein_core::headers::{self, Forward, Origin};
-use skein_core::id::MachineId;
+use skein_core::id::{MachineId, RequestId};
 use skein_core::random::Seed;
 use skein_core::record::Record;
 use skein_core::region::Regions;
 use skein_core::replay;
 use skein_core::snapshot::{Changes, fold};
 use skein_core::wire::{Frame, RequestHead};
+use ulid::Ulid;
 
 use crate::world::{APP, World};
 
@@ -23,6 +27,10 @@ use crate::world::{APP, World};
 pub(crate) enum Work {
     /// Judges an app's thirty Machines and picks one
     Decision,
+    /// Judges an app's three Machines and picks one
+    Three,
+    /// The same, writes it down, and keeps it in place of an older request's
+    Told,
     /// Reads an app's instruction to replay
     Replay,
     /// Edits a request's and a response's headers
@@ -41,6 +49,7 @@ impl Work {
     /// How often it is done under valgrind, and then three times as often: some millions of instructions.
     pub(crate) fn times(self) -> u64 {
         match self {
+            Self::Three | Self::Told => 10_000,
             Self::Decision | Self::Headers | Self::Frames | Self::Replay => 500,
             Self::Fold => 50,
         }
@@ -49,7 +58,9 @@ impl Work {
     /// Does it so often; planted, every tenth time twice.
     pub(crate) fn run(self, times: u64, planted: bool) {
         let mut once: Box<dyn FnMut()> = match self {
-            Self::Decision => decision(),
+            Self::Decision => decision(30),
+            Self::Three => decision(3),
+            Self::Told => told(),
             Self::Replay => replay(),
             Self::Headers => edit(),
             Self::Frames => frames(),
@@ -64,8 +75,8 @@ impl Work {
     }
 }
 
-fn decision() -> Box<dyn FnMut()> {
-    let (world, regions) = (World::new(30, 10).snapshot, Regions::default());
+fn decision(machines: u64) -> Box<dyn FnMut()> {
+    let (world, regions) = (World::new(machines, 10).snapshot, Regions::default());
     let (mut rng, constraint) = (Seed::new(1), Constraint::default());
     Box::new(move || {
         let Some(app) = world.apps.get(&APP) else { return };
@@ -73,6 +84,39 @@ fn decision() -> Box<dyn FnMut()> {
         let able: Vec<_> = verdicts.iter().filter_map(|(_, verdict)| (*verdict).ok()).collect();
         let picked = balance::pick(&able, &constraint, &regions, &mut rng);
         black_box(picked.map(|pick| pick.candidate.machine.record.id));
+    })
+}
+
+fn told() -> Box<dyn FnMut()> {
+    let (world, regions) = (World::new(3, 10).snapshot, Regions::default());
+    let (mut rng, constraint) = (Seed::new(1), Constraint::default());
+    let region = "iad".parse().expect("invariant: a region");
+    let kept = Kept::new(4_096);
+    let mut request = 0;
+    Box::new(move || {
+        let Some(app) = world.apps.get(&APP) else { return };
+        let verdicts = balance::candidates(app, &world, 80, &constraint, &AllNear, 1);
+        let able: Vec<_> = verdicts.iter().filter_map(|(_, verdict)| (*verdict).ok()).collect();
+        let picked = balance::pick(&able, &constraint, &regions, &mut rng);
+        let mut steps = Steps::default();
+        let picked_one = picked.as_ref().ok_or(ErrorCode::PR01);
+        steps.at(Duration::ZERO).decided(&verdicts, picked_one, &constraint, &regions);
+        request += 1;
+        let (steps, steps_left_out) = steps.end();
+        let ended = Ended { status: Some(200), complete: true, ..Ended::default() };
+        kept.keep(Box::new(Story {
+            request_id: RequestId { ulid: Ulid(request), region },
+            trace_id: None,
+            begun_ms: 0,
+            edge: None,
+            app: Some(app.app.name.clone()),
+            org_id: Some(app.app.org),
+            method: method(&Method::GET),
+            path: bounded("/a/path/as/many", 256),
+            steps,
+            steps_left_out,
+            ended,
+        }));
     })
 }
 
