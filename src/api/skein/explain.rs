@@ -87,10 +87,11 @@ impl Edges {
         let mut edges = Self::default();
         for (number, node) in &snapshot.nodes {
             let record = &node.record;
-            match wanted {
-                Wanted::Request(id) if id.region != record.region => {}
-                _ if node.alive => edges.alive.push((*number, record.name.clone())),
-                _ => edges.dead.push(record.name.clone()),
+            let elsewhere = matches!(wanted, Wanted::Request(id) if id.region != record.region);
+            match node.alive {
+                _ if elsewhere => {}
+                true => edges.alive.push((*number, record.name.clone())),
+                false => edges.dead.push(record.name.clone()),
             }
         }
         edges
