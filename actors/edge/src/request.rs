@@ -340,14 +340,17 @@ async fn queue(
             }
         };
         let span = access.trace.queue();
+        let began = clock::now();
         let turn = tokio::time::timeout_at(until.unwrap_or(exchange.deadline).into(), place.turn()).await;
+        let now = clock::now();
+        access.at(now).queued(now.saturating_duration_since(began), turn.is_ok());
         if turn.is_err() {
             span.fail(ErrorCode::PR04.as_str());
-            access.waited(clock::now().saturating_duration_since(place.since));
+            access.waited(now.saturating_duration_since(place.since));
             return Err(full("it waited for as long as it may"));
         }
         drop(span);
-        let waited = clock::now().saturating_duration_since(place.since);
+        let waited = now.saturating_duration_since(place.since);
         exchange.place = Some(place);
         let snapshot = core.reader.load();
         let Some(route) = way.resume(&snapshot) else { return Err(Reply::Code(ErrorCode::PR01, None)) };

@@ -103,10 +103,26 @@ pub enum Step {
     Failed(Failed),
     /// Another node passed it on: the edge could not reach the Machine's.
     Relayed(Relayed),
+    /// It waited until a Machine had room (SPEC LB-4).
+    Queued(Queued),
     /// A Machine answered an instruction to replay, which was followed.
     Replayed(Replayed),
     /// A Machine answered an instruction that was not followed.
     NotReplayed(NotReplayed),
+}
+
+impl Step {
+    /// How many Machines it lists.
+    fn listed(&self) -> usize {
+        match self {
+            Self::Decided(decided) => decided.machines.len(),
+            Self::Failed(_)
+            | Self::Queued(_)
+            | Self::Relayed(_)
+            | Self::Replayed(_)
+            | Self::NotReplayed(_) => 0,
+        }
+    }
 }
 
 /// A decision.
@@ -242,6 +258,20 @@ pub struct Relayed {
     pub machine: MachineId,
     /// The node in between.
     pub via: NodeNumber,
+}
+
+/// A wait for room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Queued {
+    /// When it ended, in microseconds since the request's head.
+    pub at_us: u32,
+    /// How long it took, in microseconds.
+    pub took_us: u32,
+    /// How often it was the request's turn. What was tried at each but the last found no room, and is not
+    /// told.
+    pub turns: u32,
+    /// Whether it ended with a turn; else it had waited for as long as it may.
+    pub turn: bool,
 }
 
 /// A replay.
@@ -408,6 +438,24 @@ impl Pen<'_> {
             load,
             stale,
         }));
+    }
+
+    /// A wait for room that ended after so long, with the request's turn or without. It goes on with the
+    /// wait before, if there was room for nobody at that one's turn.
+    pub fn queued(self, took: Duration, turn: bool) {
+        let Self { steps, at_us } = self;
+        let (took_us, turns) = (micros(took), u32::from(turn));
+        let last = steps.steps.iter().rposition(|step| matches!(step, Step::Queued(_) | Step::Replayed(_)));
+        if let Some(last) = last
+            && let Some(Step::Queued(before)) = steps.steps.get_mut(last)
+        {
+            let (took_us, turns) = (before.took_us.saturating_add(took_us), before.turns + turns);
+            *before = Queued { at_us, took_us, turns, turn };
+            let in_vain = steps.steps.drain(last + 1..);
+            steps.listed -= in_vain.map(|step| step.listed()).sum::<usize>();
+            return;
+        }
+        steps.push(Step::Queued(Queued { at_us, took_us, turns, turn }));
     }
 
     /// An instruction of a Machine, which is followed as replay number `hop` or not followed.

@@ -5,11 +5,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use skein_core::MachineId;
+use skein_core::explain::Step;
 use skein_core::queue::Bounds;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
 
 use crate::backend::{Server, get, text};
+use crate::explain::story;
 use crate::world::{World, eventually};
 
 /// One request at a time.
@@ -64,6 +66,16 @@ fn metric(world: &World, node: usize, name: &str) -> usize {
     line.rsplit(' ').next().unwrap().parse().unwrap()
 }
 
+/// Whether a wait ended with the request's turn; `None` for another step of its story.
+fn turn(step: &Step) -> Option<bool> {
+    match step {
+        Step::Queued(queued) => Some(queued.turn),
+        Step::Decided(_) | Step::Failed(_) | Step::Relayed(_) | Step::Replayed(_) | Step::NotReplayed(_) => {
+            None
+        }
+    }
+}
+
 fn waiting(world: &World, node: usize) -> usize {
     metric(world, node, "skein_edge_queue_waiting")
 }
@@ -82,7 +94,7 @@ async fn lb_4_what_waits_is_served_in_the_order_it_came() {
         let edge = world.shared(0, 80).await;
         let mut clients = JoinSet::new();
         for n in 0..6 {
-            clients.spawn(async move { get(edge, &format!("/{n}")).await.status });
+            clients.spawn(async move { get(edge, &format!("/{n}")).await });
             match n {
                 0 => eventually("the first is in flight", || held.paths().len() == 1).await,
                 n => eventually("it waits", || waiting(&world, 0) == n).await,
@@ -91,8 +103,17 @@ async fn lb_4_what_waits_is_served_in_the_order_it_came() {
         for _ in 0..6 {
             held.open().await;
         }
-        while let Some(status) = clients.join_next().await {
-            assert_eq!(status.unwrap(), 200);
+        while let Some(got) = clients.join_next().await {
+            let got = got.unwrap();
+            assert_eq!(got.status, 200);
+            let told = story(&world.nodes[0].edge, got.header("fly-request-id").unwrap()).await;
+            let turns: Vec<bool> = told.steps.iter().filter_map(turn).collect();
+            assert_eq!(turns.is_empty(), &*told.path == "/0", "{told:#?}");
+            assert!(turns.into_iter().all(|turn| turn), "{told:#?}");
+            assert!(
+                matches!(told.steps.last(), Some(Step::Decided(last)) if last.code.is_none()),
+                "{told:#?}"
+            );
         }
         assert_eq!(held.paths(), ["/0", "/1", "/2", "/3", "/4", "/5"], "node {at}");
         eventually("all slots are free", || world.in_flight(machine) == 0).await;
@@ -130,6 +151,10 @@ async fn lb_4_the_queue_is_bounded_by_count_and_by_deadline_then_503() {
             (503, Some("PR04"), Some("1"))
         );
         assert!(got.text().contains(why), "{}", got.text());
+        let told = story(&world.nodes[0].edge, got.header("fly-request-id").unwrap()).await;
+        assert!(told.ended.why.is_some_and(|told| told.contains(why)));
+        let queued: Vec<bool> = told.steps.iter().filter_map(turn).collect();
+        assert_eq!(queued, if why == "for as long as it may" { vec![false] } else { vec![] });
     }
     assert_eq!(waiting(&world, 0), 0);
     held.open().await;

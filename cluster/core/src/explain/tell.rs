@@ -47,6 +47,15 @@ fn tell(step: &Step) -> (String, Vec<String>) {
             let Relayed { machine, via, .. } = relayed;
             (format!("to {machine} through node {via}: the edge can't reach its node"), Vec::new())
         }
+        Step::Queued(queued) => {
+            let took = time(queued.took_us.into());
+            let end = match (queued.turn, queued.turns) {
+                (true, 1) => "then it was its turn".to_owned(),
+                (true, turns) => format!("then it was its turn, for the {turns}. time"),
+                (false, turns) => format!("as long as it may; it had {turns} turns in vain"),
+            };
+            (format!("waited {took} for room, {end}"), Vec::new())
+        }
         Step::Replayed(replayed) => {
             let (machine, region) = (replayed.machine, replayed.region);
             let text = format!("{machine} ({region}) answered after {}", time(replayed.at_us.into()));
