@@ -382,6 +382,7 @@ proptest! {
                 1 => Ok(Candidate { suspect: true, ..able }),
                 2 => Ok(Candidate { alive: false, ..able }),
                 3 => Ok(Candidate { age: Duration::from_secs(9), ..able }),
+                4 => Ok(Candidate { out: true, ..able }),
                 _ => Ok(able),
             };
             (view, verdict)
