@@ -130,7 +130,8 @@ mod tests {
         assert!(!machine.is_out(9_000), "one that waits may wait for something long");
         machine.asked(1_100);
         assert!(!machine.is_out(1_750) && machine.is_out(1_751));
-        (machine.gone(), machine.gone());
+        machine.gone();
+        machine.gone();
         assert!(machine.is_out(6_000) && !machine.is_out(6_751), "they gave up; later one tries it");
         machine.asked(7_000);
         machine.asked(7_000);

@@ -140,11 +140,12 @@ async fn lb_4_the_queue_is_bounded_by_count_and_by_deadline_then_503() {
     let mut clients = JoinSet::new();
     clients.spawn(async move { get(edge, "/held").await });
     eventually("the first is in flight", || held.paths().len() == 1).await;
-    let waits = tokio::spawn(async move { get(edge, "/waits").await });
+    let mut waits = JoinSet::new();
+    waits.spawn(async move { get(edge, "/waits").await });
     eventually("the second waits", || waiting(&world, 0) == 1).await;
     let crowded = get(edge, "/crowded").await;
-    assert!(!waits.is_finished(), "the third did not wait for anything");
-    let late = waits.await.unwrap();
+    assert!(waits.try_join_next().is_none(), "the third did not wait for anything");
+    let late = waits.join_next().await.unwrap().unwrap();
     for (got, why) in [(crowded, "too many requests wait"), (late, "for as long as it may")] {
         assert_eq!(
             (got.status, got.header("skein-error"), got.header("retry-after")),

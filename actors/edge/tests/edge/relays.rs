@@ -104,9 +104,9 @@ async fn lb_8_what_is_relayed_is_relayed_once_and_only_to_a_node_that_is_in_reac
         let (_sender, mut receiver) = stream.split();
         receiver.next().await.unwrap().unwrap()
     };
-    let reason = |frame: Frame| match frame {
-        Frame::Refused(refused) => refused.reason,
-        other => panic!("a refusal was expected: {other:?}"),
+    let reason = |frame: Frame| {
+        let Frame::Refused(refused) = frame else { panic!("a refusal was expected: {frame:?}") };
+        refused.reason
     };
     assert_eq!(reason(ask(Some(NodeNumber(3)), 1).await), RefuseReason::Hops, "passed on already");
     assert_eq!(reason(ask(None, 2).await), RefuseReason::Hops, "passed on twice");

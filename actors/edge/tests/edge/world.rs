@@ -71,10 +71,10 @@ impl Inbound for Serving {
         Box::pin(async move { edge.serve_request(peer, preamble, stream).await })
     }
     fn ask(&self, _: NodeNumber, ask: Ask) -> BoxFuture<Result<Bytes, String>> {
-        let answer = match ask {
-            Ask::Room(room) => codec::encode(&self.0.room(&room)).into(),
-            _ => Bytes::new(),
-        };
+        let mut answer = Bytes::new();
+        if let Ask::Room(room) = ask {
+            answer = codec::encode(&self.0.room(&room)).into();
+        }
         Box::pin(async { Ok(answer) })
     }
     fn gossip(&self, _: NodeNumber, _: Bytes) {}
