@@ -97,12 +97,21 @@ impl LocalReader {
 
     /// Waits until a Machine is not started any more: it stops, is suspended, or is gone.
     pub async fn leaves(&self, id: MachineId) {
+        self.until(id, |machine| machine.is_none_or(|machine| machine.state != MachineState::Started)).await;
+    }
+
+    /// Waits until a Machine is suspended: a connection to it leads nowhere then, and does not end.
+    pub async fn suspended(&self, id: MachineId) {
+        self.until(id, |machine| machine.is_some_and(|machine| machine.state == MachineState::Suspended))
+            .await;
+    }
+
+    async fn until(&self, id: MachineId, there: impl Fn(Option<&Arc<LocalMachine>>) -> bool) {
         loop {
             let mut changed = pin!(self.0.changed.notified());
             // From here on a change is noticed, also one before the first poll.
             changed.as_mut().enable();
-            let stays = |machine: &Arc<LocalMachine>| machine.state == MachineState::Started;
-            if !self.load().get(&id).is_some_and(stays) {
+            if there(self.load().get(&id)) {
                 return;
             }
             changed.await;

@@ -47,20 +47,29 @@ pub(crate) async fn serve(
     }
     if matches!(receiver.next().await, Ok(Some(Frame::Upgraded))) {
         let edge = tokio::io::join(receiver.into_raw(), sender.into_raw());
-        pass(passage, edge, stream, None).await;
+        pass(passage, edge, stream, None, core.worker.local().suspended(machine.id)).await;
     }
 }
 
-/// Passes bytes until both ends are done, nothing moved for too long, or a drain's deadline.
+/// Passes bytes until both ends are done, nothing moved for too long, a drain's deadline, or its Machine
+/// is `suspended`.
 async fn pass(
     passage: &Passage,
     client: impl AsyncRead + AsyncWrite,
     machine: impl AsyncRead + AsyncWrite,
     idle: Option<Duration>,
+    suspended: impl Future<Output = ()>,
 ) -> Passed {
     let manner = Manner { websocket: false, idle };
     // It has no word for a goodbye: it ends with its Machine, or at the deadline.
-    relay(client, machine, manner, std::future::pending(), passage.era().forced.cancelled()).await
+    let era = passage.era();
+    let forced = async {
+        tokio::select! {
+            () = era.forced.cancelled() => {}
+            () = suspended => {}
+        }
+    };
+    relay(client, machine, manner, std::future::pending(), forced).await
 }
 
 /// Takes note of a connection that has ended.
@@ -104,12 +113,15 @@ pub(crate) async fn connection(core: &Core, ends: Ends, client: TcpStream, passa
             let (app, port) = (app.app.id, ends.public.port());
             let asked = Asked { app, port, target, hops: 0, edge: core.config.node };
             if let Ok((_, _permit, upstream)) = core.worker.raw(asked).await {
-                ended(core, &counters, ends, pass(passage, client, upstream, idle).await);
+                let suspended = core.worker.local().suspended(machine.record.id);
+                ended(core, &counters, ends, pass(passage, client, upstream, idle, suspended).await);
                 return;
             }
         } else if let Some((sender, receiver)) = remote(core, app, ends, &pick.candidate, &in_flight).await {
             let upstream = tokio::io::join(receiver.into_raw(), sender.into_raw());
-            ended(core, &counters, ends, pass(passage, client, upstream, idle).await);
+            // Its own node ends it then.
+            let suspended = std::future::pending();
+            ended(core, &counters, ends, pass(passage, client, upstream, idle, suspended).await);
             return;
         }
         constraint.exclude.push(machine.record.id);

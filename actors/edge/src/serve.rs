@@ -144,7 +144,13 @@ impl Upgrading {
         };
         // Its edge knows how long it may be idle.
         let manner = Manner { websocket: self.websocket, idle: None };
-        relay(edge, upstream, manner, leaving, era.forced.cancelled()).await;
+        let forced = async {
+            tokio::select! {
+                () = era.forced.cancelled() => {}
+                () = core.worker.local().suspended(self.machine) => {}
+            }
+        };
+        relay(edge, upstream, manner, leaving, forced).await;
     }
 }
 

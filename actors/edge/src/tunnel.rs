@@ -90,6 +90,12 @@ impl Tunnel {
                         () = connection.core.worker.local().leaves(machine) => {}
                     }
                 };
+                let forced = async {
+                    tokio::select! {
+                        () = forced => {}
+                        () = connection.core.worker.local().suspended(machine) => {}
+                    }
+                };
                 relay(client, upstream, self.manner, leaving, forced).await
             }
             Far::There { receiver, sender } => {

@@ -1,5 +1,6 @@
 //! Raw TCP (SPEC HND-1).
 
+use skein_core::machine::MachineState;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -37,5 +38,37 @@ async fn hnd_1_bytes_and_half_close_pass_unchanged_here_and_elsewhere() {
         // SPEC PUB-2: not on a shared address.
         let mut refused = TcpStream::connect(world.shared(0, 7).await).await.unwrap();
         assert_eq!(refused.read(&mut [0; 8]).await.unwrap(), 0);
+    }
+}
+
+/// What is still there when the time for it is over would hang at a process that does not run.
+#[tokio::test]
+async fn http_11_raw_connections_end_when_their_machine_is_suspended_and_not_before() {
+    for at in [0, 1] {
+        let server = Server::bytes(|mut stream, _| {
+            Box::pin(async move {
+                while let Ok(byte) = stream.read_u8().await {
+                    stream.write_u8(byte).await.unwrap_or(());
+                }
+            })
+        })
+        .await;
+        let mut world = World::new(&["iad", "lhr"]);
+        let app = world.app("hello");
+        let machine = world.machine(at, app, server.address, RAW);
+        let dedicated = world.dedicated(app);
+        world.publish();
+        let mut client = TcpStream::connect(world.map(0, dedicated, 7).await).await.unwrap();
+        client.write_u8(1).await.unwrap();
+        assert_eq!(client.read_u8().await.unwrap(), 1);
+        world.change(machine, |machine| machine.state = MachineState::Suspending);
+        world.publish_local();
+        client.write_u8(2).await.unwrap();
+        assert_eq!(client.read_u8().await.unwrap(), 2, "it has its time, node {at}");
+        world.change(machine, |machine| machine.state = MachineState::Suspended);
+        world.publish_local();
+        // Cut off or ended: in any case over.
+        assert!(!matches!(client.read(&mut [0; 8]).await, Ok(1..)), "node {at}");
+        eventually("the slot is free", || world.in_flight(machine) == 0).await;
     }
 }
