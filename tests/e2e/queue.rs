@@ -53,10 +53,10 @@ fn a_thousand_waiting_clients_that_hang_up_leave_the_queue_to_others() {
     });
     // The first has the only place, for as long as it likes.
     let first = ask(edge, &format!("/slow?ms={SLOW_MS}"));
-    let held = format!("fly_app_concurrency{{app=\"narrow\"");
+    let held = "fly_app_concurrency{app=\"narrow\"";
     eventually("the only place is taken", SOON, || {
         let page = Request::get(metrics, "/metrics").ok().text();
-        let line = page.lines().find(|line| line.starts_with(&held)).unwrap_or_default().to_owned();
+        let line = page.lines().find(|line| line.starts_with(held)).unwrap_or_default().to_owned();
         if line.ends_with(" 1") { Ok(()) } else { Err(line) }
     });
     let impatient: Vec<TcpStream> = (0..WAITING).map(|_| ask(edge, "/")).collect();

@@ -14,6 +14,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
+use tokio_util::task::TaskTracker;
 
 use crate::support::{Cluster, SOON, eventually};
 
@@ -76,6 +77,7 @@ impl Servers {
             addresses.push(listener.local_addr().unwrap());
             let count = Arc::clone(count);
             runtime.spawn(async move {
+                let tasks = TaskTracker::new();
                 while let Ok((stream, _)) = listener.accept().await {
                     let count = Arc::clone(&count);
                     let service = hyper::service::service_fn(move |_: Request<Incoming>| {
@@ -89,7 +91,7 @@ impl Servers {
                     let serving = hyper::server::conn::http1::Builder::new()
                         .serve_connection(TokioIo::new(stream), service);
                     // A proxy may leave whenever it likes.
-                    tokio::spawn(async move { drop(serving.await) });
+                    tasks.spawn(async move { drop(serving.await) });
                 }
             });
         }
