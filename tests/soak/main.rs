@@ -8,6 +8,7 @@ mod support;
 
 mod bulk;
 mod connection;
+mod cut;
 mod herd;
 mod load;
 mod rolling;
