@@ -66,13 +66,14 @@ impl LoadClass {
     }
 }
 
-/// The worker's own count of what is in flight at one service of one Machine.
+/// The worker's own count of what is in flight at one service of one Machine, and of all that it took.
 ///
 /// While nobody waits for a slot a request takes one by one atomic operation. Once an edge was refused
 /// there are [`Turns`], behind a mutex: a service at its limit is not the hot path.
 #[derive(Default)]
 pub struct Slots {
-    in_flight: AtomicU32,
+    /// What is in flight in the low half, all that was ever taken in the high one: one operation counts both.
+    counts: AtomicU64,
     /// Whether `turns` holds anybody.
     awaited: AtomicBool,
     turns: Mutex<Turns>,
@@ -83,9 +84,12 @@ type OnFree = Box<dyn Fn() + Send + Sync>;
 
 impl std::fmt::Debug for Slots {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Slots").field("in_flight", &self.in_flight).finish_non_exhaustive()
+        f.debug_struct("Slots").field("in_flight", &self.in_flight()).finish_non_exhaustive()
     }
 }
+
+/// One more in each half.
+const TAKEN: u64 = (1 << 32) + 1;
 
 /// One slot, given back when dropped.
 #[derive(Debug)]
@@ -94,15 +98,22 @@ pub struct Permit(Arc<Slots>);
 impl Slots {
     /// What is in flight now.
     pub fn in_flight(&self) -> u32 {
-        self.in_flight.load(Ordering::Relaxed)
+        self.counts.load(Ordering::Relaxed) as u32
+    }
+
+    /// How many it took since it began, modulo 2³²: a number that did not change means that none came.
+    pub fn taken(&self) -> u32 {
+        (self.counts.load(Ordering::Relaxed) >> 32) as u32
     }
 
     /// Takes a slot unless `hard` are taken: one compare-and-swap, so two requests never share the
     /// last slot.
     pub fn try_acquire(self: &Arc<Self>, hard: Option<u32>) -> Option<Permit> {
         let hard = hard.unwrap_or(u32::MAX).saturating_add(u32::from(planted::is(Bug::HardLimit)));
-        self.in_flight
-            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |count| (count < hard).then(|| count + 1))
+        self.counts
+            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |counts| {
+                ((counts as u32) < hard).then(|| counts.wrapping_add(TAKEN))
+            })
             .ok()
             .map(|_| Permit(Arc::clone(self)))
     }
@@ -161,7 +172,7 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::AcqRel);
+        self.0.counts.fetch_sub(1, Ordering::AcqRel);
         if self.0.awaited.load(Ordering::Acquire)
             && let Some(call) = self.0.on_free.get()
         {
@@ -212,6 +223,11 @@ impl Estimate {
         self.told.store(load, Ordering::Relaxed);
         self.own_when_told.store(self.own.load(Ordering::Relaxed), Ordering::Relaxed);
         self.told_at_ms.store(now_ms.max(1), Ordering::Relaxed);
+    }
+
+    /// What this edge itself has in flight there.
+    pub fn own(&self) -> u32 {
+        self.own.load(Ordering::Relaxed)
     }
 
     /// Whether the worker told its exact count a short time ago.
@@ -300,6 +316,20 @@ mod tests {
         slots.withdraw(near);
         assert_eq!(slots.offer(1, now), []);
         assert!(slots.take(HARD, near, now).is_some());
+    }
+
+    #[test]
+    fn what_was_taken_stays_counted_when_it_is_over() {
+        let slots = Arc::new(Slots::default());
+        let two = [slots.try_acquire(None), slots.try_acquire(None)];
+        assert_eq!((slots.in_flight(), slots.taken()), (2, 2));
+        drop(two);
+        assert_eq!((slots.in_flight(), slots.taken()), (0, 2));
+        assert!(slots.try_acquire(Some(0)).is_none());
+        assert_eq!(slots.taken(), 2, "a refusal is none");
+        slots.counts.store(u64::from(u32::MAX) << 32, Ordering::Relaxed);
+        let _one = slots.try_acquire(None);
+        assert_eq!((slots.in_flight(), slots.taken()), (1, 0), "it begins again at 0 and harms nobody");
     }
 
     #[test]
