@@ -369,7 +369,14 @@ fn priority(ask: &Ask) -> i32 {
     const SMALL: usize = 64 << 10;
     match ask {
         Ask::Registry(message) if message.len() > SMALL => -1,
-        Ask::Registry(_) | Ask::Ping | Ask::Version | Ask::Barrier(_) | Ask::Room(_) => 1,
+        Ask::Registry(_)
+        | Ask::Ping
+        | Ask::Version
+        | Ask::Barrier(_)
+        | Ask::Room(_)
+        | Ask::Demand { .. }
+        | Ask::Start(_)
+        | Ask::Rest { .. } => 1,
         Ask::Api(_) | Ask::Config(_) | Ask::Explain(_) => 0,
     }
 }

@@ -53,6 +53,7 @@ impl Inbound for NodeInbound {
                 }
                 Ask::Ping => Ok(Bytes::new()),
                 Ask::Room(room) => Ok(codec::encode(&this.node.edge.room(&room)).into()),
+                Ask::Demand { .. } | Ask::Start(_) | Ask::Rest { .. } => Err("nobody decides here".into()),
                 Ask::Explain(id) => {
                     let wanted: Wanted = id.parse().map_err(|error: InvalidId| error.to_string())?;
                     let Some(story) = this.node.edge.explain(wanted) else { return Ok(Bytes::new()) };

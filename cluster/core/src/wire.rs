@@ -196,6 +196,29 @@ pub enum Ask {
     /// [`Story`](crate::explain::Story) as JSON of at most [`MAX_JSON`](crate::explain::MAX_JSON) bytes;
     /// empty when it knows none.
     Explain(String),
+    /// An edge's demand for Machines of an app in the region of the node that is asked, which decides what
+    /// is started there; nothing comes back. Good for a moment, and repeated while somebody waits.
+    Demand {
+        /// The app.
+        app: AppId,
+        /// The public port.
+        port: u16,
+        /// The region.
+        region: RegionCode,
+        /// Requests that wait at this edge for a start.
+        waiting: u32,
+        /// Requests that this edge has in flight at the app's Machines there.
+        in_flight: u32,
+    },
+    /// Traffic wants this Machine of the node that is asked started.
+    Start(MachineId),
+    /// This Machine of the node that is asked seems to be one too many.
+    Rest {
+        /// The Machine.
+        machine: MachineId,
+        /// Whether it is to be suspended, if that is possible, rather than stopped.
+        suspend: bool,
+    },
 }
 
 /// A worker's hint that a slot is free (SPEC LB-4).
@@ -445,6 +468,15 @@ mod tests {
         vec![
             Frame::Open(Open::Request(Box::new(preamble))),
             Frame::Open(Open::Ask(Ask::Ping)),
+            Frame::Open(Open::Ask(Ask::Demand {
+                app: AppId(ulid::Ulid(9)),
+                port: 80,
+                region: "iad".parse().unwrap(),
+                waiting: 7,
+                in_flight: 20,
+            })),
+            Frame::Open(Open::Ask(Ask::Start(MachineId::from_bits(5)))),
+            Frame::Open(Open::Ask(Ask::Rest { machine: MachineId::from_bits(5), suspend: true })),
             Frame::RequestHead(RequestHead {
                 method: "GET".into(),
                 target: "/".into(),
