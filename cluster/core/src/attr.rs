@@ -34,6 +34,8 @@ keys! {
     ROUTE_CANDIDATES = "skein.route.candidates";
     /// Why the other Machines were not picked, with how many each reason kept from it.
     ROUTE_PASSED_OVER = "skein.route.passed_over";
+    /// What is started for a request that waits: a region, or a Machine.
+    AUTOSTART = "skein.autostart";
     /// The snapshot that the decision was made on.
     SNAPSHOT_VERSION = "skein.snapshot.version";
     /// The code of an error that the proxy made.

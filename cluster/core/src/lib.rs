@@ -10,6 +10,7 @@
 pub mod age;
 pub mod api;
 pub mod attr;
+pub mod autostop;
 pub mod balance;
 pub mod budget;
 pub mod code;

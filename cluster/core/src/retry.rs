@@ -103,6 +103,16 @@ pub fn refusal_code(reason: RefuseReason) -> ErrorCode {
     }
 }
 
+/// A Machine that stopped less than this ago, in milliseconds, says so when it refuses (SPEC LB-5).
+pub const RECENT_STOP_MS: u64 = 5 * 60_000;
+
+/// The code of a worker's refusal, for logs and traces of an attempt: `PM11` "informs the proxy about the
+/// stopped state of the machine, and instructs the edge to forward the request to another machine".
+pub fn refused_code(refused: &Refused) -> ErrorCode {
+    let recent = refused.reason == RefuseReason::Stopped && refused.age_ms < RECENT_STOP_MS;
+    if recent { ErrorCode::PM11 } else { refusal_code(refused.reason) }
+}
+
 /// Whether a refusal says that the Machine itself cannot take the request, so that another one is
 /// tried and this one not again.
 pub fn gives_up_on(refused: &Refused) -> bool {
@@ -133,6 +143,15 @@ mod tests {
         let before = Failure::Broken { code: ErrorCode::PC01, reached_app: false };
         assert_eq!(after_failure(before, so_far()), Next::Retry);
         assert_eq!(after_failure(Failure::Refused(RefuseReason::Full), so_far()), Next::Retry);
+    }
+
+    /// SPEC LB-5.
+    #[test]
+    fn a_machine_that_stopped_a_short_time_ago_says_so() {
+        let refused = |reason, age_ms| refused_code(&Refused { reason, age_ms, load: 0 });
+        assert_eq!(refused(RefuseReason::Stopped, RECENT_STOP_MS - 1), ErrorCode::PM11);
+        assert_eq!(refused(RefuseReason::Stopped, RECENT_STOP_MS), ErrorCode::PR01);
+        assert_eq!(refused(RefuseReason::Full, 0), ErrorCode::PR04);
     }
 
     #[test]

@@ -9,6 +9,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::autostop::wake::{self, Asked, Sight, Wake};
 use crate::balance::{self, Candidate, Constraint, PassedOver, Pick};
 use crate::code::ErrorCode;
 use crate::explain::Pen;
@@ -56,6 +57,8 @@ pub struct Decision<'s> {
     pub alternatives: bool,
     /// Whether it seems full too, after [`queue::MAX_FULL`] that were: whoever can wait does so now.
     pub enough: bool,
+    /// Whether there are Machines that may be started: whether to ask [`Route::wake`].
+    pub asleep: bool,
 }
 
 /// What is known of the request when an attempt failed.
@@ -105,6 +108,8 @@ pub struct Way {
     // Since it waited last.
     /// Machines that refused it; they are excluded too.
     refused: Vec<MachineId>,
+    /// Those of them that are stopped.
+    stopped: Vec<MachineId>,
     full: u32,
 }
 
@@ -138,6 +143,7 @@ impl<'s> Route<'s> {
             stale: 0,
             last: None,
             refused: Vec::new(),
+            stopped: Vec::new(),
             full: 0,
         };
         Self { app, way }
@@ -154,6 +160,7 @@ impl<'s> Route<'s> {
         let mut way = self.way;
         let refused = std::mem::take(&mut way.refused);
         way.constraint.exclude.retain(|machine| !refused.contains(machine));
+        way.stopped.clear();
         way.full = 0;
         way
     }
@@ -200,12 +207,24 @@ impl<'s> Route<'s> {
             .ok_or_else(|| last.unwrap_or_else(|| self.no_candidate()));
         pen.decided(&verdicts, picked.as_ref().map_err(|code| *code), constraint, regions);
         let pick = picked?;
+        let asleep = wake::any_asleep(&verdicts);
         let enough = *full >= queue::MAX_FULL && pick.seems_full();
         let lively = |other: &Candidate<'_>| {
             other.machine.record.id != pick.candidate.machine.record.id && other.alive && !other.suspect
         };
         let alternatives = !pick.candidate.suspect && candidates.iter().any(lively);
-        Ok(Decision { pick, candidates: candidates.len(), alternatives, enough })
+        Ok(Decision { pick, candidates: candidates.len(), alternatives, enough, asleep })
+    }
+
+    /// What the request does about Machines that do not run (SPEC AUTO-2), when it would go to `pick`;
+    /// `waits` says that it waits for a start already, `unix_ms` the time since 1970.
+    pub fn wake(&self, world: &World<'s>, pick: Option<&Pick<'s>>, waits: bool, unix_ms: u64) -> Wake {
+        let app: &'s AppView = self.app;
+        let World { snapshot, proximity, regions, now_ms } = *world;
+        let Way { constraint, port, stopped, refused, .. } = &self.way;
+        let verdicts = balance::candidates(app, snapshot, *port, constraint, proximity, now_ms);
+        let asked = Asked { port: *port, constraint, stopped, refused, waits };
+        wake::judge(&verdicts, pick, asked, Sight { snapshot, proximity, regions, unix_ms })
     }
 
     fn no_candidate(&self) -> ErrorCode {
@@ -248,6 +267,9 @@ impl<'s> Route<'s> {
             way.constraint.exclude.push(machine);
             if before {
                 way.refused.push(machine);
+            }
+            if failure == Failure::Refused(RefuseReason::Stopped) {
+                way.stopped.push(machine);
             }
         }
         way.full += u32::from(failure == Failure::Refused(RefuseReason::Full));
