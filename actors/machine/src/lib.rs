@@ -3,6 +3,7 @@
 //! [`Machines`] is the handle; there is one actor per Machine. Decisions are in [`life`], [`check`]
 //! and [`plan`], which are pure; [`init`] is the program that owns a Machine's processes.
 
+pub mod autostop;
 pub mod check;
 pub mod init;
 pub mod life;

@@ -368,6 +368,21 @@ impl Machines {
         views.find(|view| view.stored.hash == hash).map(|view| view.stored.config_json.clone())
     }
 
+    /// The node's region.
+    pub(crate) fn region(&self) -> RegionCode {
+        self.shared.region
+    }
+
+    /// A Machine as the proxy sees it.
+    pub(crate) fn local(&self, id: MachineId) -> Option<Arc<skein_cluster::LocalMachine>> {
+        self.shared.board.local(id)
+    }
+
+    /// All Machines as the proxy sees them.
+    pub(crate) fn locals(&self) -> OrdMap<MachineId, Arc<skein_cluster::LocalMachine>> {
+        self.shared.board.locals()
+    }
+
     /// The records for gossip, by Machine; changes whenever one does.
     pub fn records(&self) -> watch::Receiver<OrdMap<MachineId, Record>> {
         self.shared.board.records()
