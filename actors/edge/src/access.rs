@@ -14,6 +14,7 @@ use skein_core::explain::{Ended, MAX_PATH, MAX_WORDS, Pen, Steps, Story, bounded
 use skein_core::{AppName, MachineId, NodeNumber, OrgId, RequestId};
 
 use crate::connection::Connection;
+use crate::demand::Waiting;
 use crate::metrics::AppCounters;
 use crate::trace::Trace;
 
@@ -46,6 +47,10 @@ pub(crate) struct Access {
     pub(crate) replays: u32,
     /// How long it waited until a Machine had room.
     pub(crate) queued: Option<Duration>,
+    /// What is started while it waits; `None` while a Machine is tried.
+    pub(crate) waiting: Option<Waiting>,
+    /// Whether it waited for a start: what comes up is worth waiting for.
+    pub(crate) woke: bool,
     pub(crate) sent: u64,
     /// Whether the response was sent to its end.
     pub(crate) complete: bool,

@@ -15,7 +15,7 @@ use skein_cluster::clock;
 use skein_core::code::ErrorCode;
 use skein_core::headers::TRACEPARENT;
 use skein_core::relay;
-use skein_core::retry::Failure;
+use skein_core::retry::{self, Failure};
 use skein_core::snapshot::{MachineView, Snapshot};
 use skein_core::suspicion::Proximity;
 use skein_core::wire::{Frame, Preamble, Protocol, Refused, RequestHead, Reset, Target};
@@ -91,6 +91,8 @@ pub(crate) struct Answered {
 #[derive(Debug)]
 pub(crate) struct Failed {
     pub(crate) failure: Failure,
+    /// What is told of it.
+    pub(crate) code: ErrorCode,
     /// What was in flight at the Machine, if it said.
     pub(crate) load: Option<u32>,
     /// Nothing speaks against the Machine: it closed an old connection at the same moment.
@@ -99,12 +101,14 @@ pub(crate) struct Failed {
 
 impl Failed {
     fn broken(code: ErrorCode, reached_app: bool) -> Outcome {
-        Outcome::Failed(Self { failure: Failure::Broken { code, reached_app }, load: None, stale: false })
+        let failure = Failure::Broken { code, reached_app };
+        Outcome::Failed(Self { failure, code, load: None, stale: false })
     }
 
     fn refused(refused: &Refused) -> Outcome {
         Outcome::Failed(Self {
             failure: Failure::Refused(refused.reason),
+            code: retry::refused_code(refused),
             load: Some(refused.load),
             stale: false,
         })
@@ -112,7 +116,8 @@ impl Failed {
 
     /// The node did not answer; with another way there nothing speaks against the Machine.
     fn unreachable(stale: bool) -> Outcome {
-        Outcome::Failed(Self { failure: Failure::Unreachable, load: None, stale })
+        let (failure, code) = (Failure::Unreachable, Failure::Unreachable.code());
+        Outcome::Failed(Self { failure, code, load: None, stale })
     }
 }
 
@@ -189,6 +194,7 @@ impl Exchange {
                 span.fail(failure.code.as_str());
                 Outcome::Failed(Failed {
                     failure: Failure::Broken { code: failure.code, reached_app: failure.reached_app },
+                    code: failure.code,
                     load: None,
                     stale: failure.stale,
                 })
@@ -277,7 +283,7 @@ impl Exchange {
                     let code = ErrorCode::PM02;
                     let failure = Failure::Broken { code, reached_app: true };
                     let stale = around().is_some_and(|other| Some(other) != via);
-                    return Outcome::Failed(Failed { failure, load: None, stale });
+                    return Outcome::Failed(Failed { failure, code, load: None, stale });
                 }
                 () = tokio::time::sleep_until(self.deadline.into()), if !admitted => {
                     span.fail("timeout");
@@ -292,6 +298,7 @@ impl Exchange {
                 }
                 Ok(Some(Frame::Refused(refused))) if !admitted => {
                     span.fail("refused");
+                    span.set(attr::ERROR_CODE, || retry::refused_code(&refused).as_str());
                     return Failed::refused(&refused);
                 }
                 Ok(Some(Frame::ResponseHead(head))) if admitted => {
@@ -317,6 +324,7 @@ impl Exchange {
                     // old, or it refused a stream.
                     return Outcome::Failed(Failed {
                         failure: Failure::Broken { code, reached_app },
+                        code,
                         load: None,
                         stale: !reached_app,
                     });

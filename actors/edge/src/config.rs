@@ -1,10 +1,12 @@
 //! What an edge is told at its start.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use skein_core::queue::Bounds;
 use skein_core::{NodeName, NodeNumber, RegionCode};
 
+use crate::demand::Starts;
 use crate::http2::Http2Limits;
 
 /// Settings of an edge and worker. [`EdgeConfig::new`] gives the defaults named at each field.
@@ -65,6 +67,8 @@ pub struct EdgeConfig {
     /// Runtimes that connections are spread over, one per core and each with one thread; empty means
     /// the runtime that [`crate::Edge::map`] is called on.
     pub cores: Vec<tokio::runtime::Handle>,
+    /// Who hears what requests want started (SPEC AUTO-2); when `None` nothing is started or waited for.
+    pub starts: Option<Arc<dyn Starts>>,
 }
 
 /// Which requests are traced that bring no trace context: all up to a rate, then a share.
@@ -109,6 +113,7 @@ impl EdgeConfig {
             explained: 4_096,
             sampling: Sampling::default(),
             cores: Vec::new(),
+            starts: None,
         }
     }
 }

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::body::Budget;
 use crate::config::EdgeConfig;
+use crate::demand::Demands;
 use crate::metrics::Metrics;
 use crate::queue::Queue;
 use crate::trace::Sampler;
@@ -43,6 +44,8 @@ pub(crate) struct Core {
     pub(crate) gate: Gate,
     /// Responses that are being compressed.
     pub(crate) compressions: AtomicUsize,
+    /// What requests want started; `None` when nobody would hear it.
+    pub(crate) demands: Option<Demands>,
 }
 
 impl std::fmt::Debug for Core {
@@ -61,9 +64,15 @@ impl Core {
         regions: Arc<Regions>,
     ) -> Self {
         let queue = Arc::new(Queue::new(config.queue));
+        let worker = Worker::new(&config, local, backhaul.clone(), Arc::clone(&queue), Arc::clone(&regions));
+        let demands = config
+            .starts
+            .clone()
+            .map(|starts| Demands::new(starts, reader.clone(), Arc::clone(&peers), worker.tasks().clone()));
         Self {
-            worker: Worker::new(&config, local, backhaul.clone(), Arc::clone(&queue), Arc::clone(&regions)),
+            worker,
             queue,
+            demands,
             budget: Arc::new(Budget::new(config.replay_budget)),
             metrics: Metrics::default(),
             sampler: Sampler::new(config.sampling),

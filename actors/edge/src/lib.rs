@@ -15,6 +15,7 @@ mod config;
 mod connection;
 mod core;
 mod counted;
+mod demand;
 mod edge;
 mod encode;
 mod frames;
@@ -38,6 +39,7 @@ mod watch;
 mod worker;
 
 pub use config::{EdgeConfig, Sampling};
+pub use demand::{EVERY as DEMAND_EVERY, Starts};
 pub use edge::{Edge, EdgeCounts, MapError};
 pub use gathered::end_of_turn;
 pub use http2::Http2Limits;

@@ -125,6 +125,8 @@ pub(crate) struct Metrics {
     pub(crate) idle: AtomicU64,
     /// Replays that apps asked for.
     pub(crate) replays: AtomicU64,
+    /// Requests that wanted a Machine started.
+    pub(crate) starts_wanted: AtomicU64,
 }
 
 impl Metrics {
@@ -260,6 +262,11 @@ impl Metrics {
                 &self.relayed,
             ),
             ("skein_edge_replays_count", "Replays that apps asked for.", &self.replays),
+            (
+                "skein_edge_starts_wanted_count",
+                "Requests that wanted a Machine started.",
+                &self.starts_wanted,
+            ),
         ] {
             family(
                 name,

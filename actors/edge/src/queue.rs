@@ -85,13 +85,19 @@ impl Queue {
 }
 
 impl Place {
-    /// Waits until it may try.
-    pub(crate) async fn turn(&self) {
+    /// Waits until it may try. `news` ends when something changed that the first should look at.
+    pub(crate) async fn turn(&self, news: impl Future<Output = ()>) {
         let first = self.queue.lock().is_first(self.service, self.ticket);
+        let looks = async {
+            tokio::select! {
+                () = tokio::time::sleep(POLL) => {}
+                () = news => {}
+            }
+        };
         tokio::select! {
             // One that is not the first is woken when it becomes that, or when there is room for it.
             () = self.wake.notified() => {}
-            () = tokio::time::sleep(POLL), if first => self.queue.lock().tries(self.service, self.ticket),
+            () = looks, if first => self.queue.lock().tries(self.service, self.ticket),
         }
     }
 

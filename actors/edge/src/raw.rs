@@ -8,15 +8,18 @@ use skein_cluster::admission::Asked;
 use skein_cluster::backhaul::{FrameReceiver, FrameSender};
 use skein_cluster::clock;
 use skein_cluster::entropy::Entropy;
+use skein_core::autostop::wake::{self, Sight, Wake};
 use skein_core::balance::{self, Candidate, Constraint};
 use skein_core::load::InFlight;
-use skein_core::snapshot::AppView;
+use skein_core::queue::POLL;
+use skein_core::snapshot::{AppView, Snapshot};
 use skein_core::wire::{Admitted, Frame, Preamble, Protocol, Target};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::connection::Ends;
 use crate::core::{Core, Passage};
+use crate::demand::Waiting;
 use crate::hosts;
 use crate::metrics::AppCounters;
 use crate::relay::{Manner, Passed, Why, relay};
@@ -84,28 +87,70 @@ fn ended(core: &Core, counters: &AppCounters, ends: Ends, passed: Passed) {
 /// Serves a client's connection to an app's raw port: nothing was read from it yet, so every attempt
 /// may be repeated elsewhere.
 pub(crate) async fn connection(core: &Core, ends: Ends, client: TcpStream, passage: &Passage) {
-    let snapshot = core.reader.load();
-    let Some(app) =
-        snapshot.registry.app_at(ends.public.ip()).and_then(|address| snapshot.apps.get(&address.app))
-    else {
-        return;
+    let mut news = core.reader.watch();
+    let mut snapshot = core.reader.load();
+    let at = |snapshot: &Snapshot| {
+        let address = snapshot.registry.app_at(ends.public.ip())?;
+        snapshot.apps.get(&address.app).map(Arc::clone)
     };
+    let Some(mut app) = at(&snapshot) else { return };
     let counters: Arc<AppCounters> = core.metrics.app(app.app.id);
     counters.connect();
-    let options = hosts::service(app, ends.public.port()).and_then(|(_, port)| port.http_options.as_ref());
+    let options = hosts::service(&app, ends.public.port()).and_then(|(_, port)| port.http_options.as_ref());
     let idle = options.and_then(|options| options.idle_timeout).map(Duration::from_secs);
     let deadline = clock::now() + core.config.route_timeout;
     let mut constraint = Constraint::default();
+    let (mut waiting, mut woke): (Option<Waiting>, bool) = (None, false);
     let mut rng = Entropy::default();
     while clock::now() < deadline {
-        let verdicts =
-            balance::candidates(app, &snapshot, ends.public.port(), &constraint, &*core.peers, core.now_ms());
+        let verdicts = balance::candidates(
+            &app,
+            &snapshot,
+            ends.public.port(),
+            &constraint,
+            &*core.peers,
+            core.now_ms(),
+        );
         let candidates: Vec<Candidate<'_>> = verdicts
             .iter()
             .filter_map(|(_, verdict)| (*verdict).ok())
             .filter(|it| core.sends_to(it))
             .collect();
-        let Some(pick) = balance::pick(&candidates, &constraint, &core.regions, &mut rng) else { break };
+        let pick = balance::pick(&candidates, &constraint, &core.regions, &mut rng);
+        if let Some(demands) = &core.demands {
+            let (port, refused) = (ends.public.port(), constraint.exclude.as_slice());
+            let waits = woke;
+            let asked = wake::Asked { port, constraint: &constraint, stopped: &[], refused, waits };
+            let sight = Sight {
+                snapshot: &snapshot,
+                proximity: &*core.peers,
+                regions: &core.regions,
+                unix_ms: clock::unix_ms(),
+            };
+            let wake = wake::judge(&verdicts, pick.as_ref(), asked, sight);
+            woke |= matches!(wake, Wake::Wait(_));
+            match wake {
+                Wake::Nothing => {}
+                Wake::GoOn(want) => demands.want(app.app.id, port, want),
+                Wake::Wait(want) | Wake::Await(want) => {
+                    if !waiting.as_ref().is_some_and(|waiting| waiting.is_for(app.app.id, want)) {
+                        core.metrics.starts_wanted.fetch_add(1, Ordering::Relaxed);
+                        waiting = Some(demands.wait(app.app.id, port, want));
+                    }
+                    // Nothing of it reached any Machine: whoever refused it may take it then.
+                    constraint.exclude.clear();
+                    let look = tokio::time::timeout(POLL, news.changed()).await;
+                    if matches!(look, Ok(Err(_))) {
+                        break;
+                    }
+                    snapshot = core.reader.load();
+                    let Some(known) = at(&snapshot) else { break };
+                    app = known;
+                    continue;
+                }
+            }
+        }
+        let Some(pick) = pick else { break };
         let machine = pick.candidate.machine;
         let in_flight = machine.estimate.enter(core.now_ms());
         if machine.node == core.config.node {
@@ -113,11 +158,13 @@ pub(crate) async fn connection(core: &Core, ends: Ends, client: TcpStream, passa
             let (app, port) = (app.app.id, ends.public.port());
             let asked = Asked { app, port, target, hops: 0, edge: core.config.node };
             if let Ok((_, _permit, upstream)) = core.worker.raw(asked).await {
+                drop(waiting);
                 let suspended = core.worker.local().suspended(machine.record.id);
                 ended(core, &counters, ends, pass(passage, client, upstream, idle, suspended).await);
                 return;
             }
-        } else if let Some((sender, receiver)) = remote(core, app, ends, &pick.candidate, &in_flight).await {
+        } else if let Some((sender, receiver)) = remote(core, &app, ends, &pick.candidate, &in_flight).await {
+            drop(waiting);
             let upstream = tokio::io::join(receiver.into_raw(), sender.into_raw());
             // Its own node ends it then.
             let suspended = std::future::pending();

@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -13,7 +14,8 @@ use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
 use skein_cluster::clock;
 use skein_cluster::entropy::Entropy;
-use skein_core::balance::{self, Pick};
+use skein_core::autostop::wake::Wake;
+use skein_core::balance::{self, Candidate, Pick};
 use skein_core::code::ErrorCode;
 use skein_core::explain::Steps;
 use skein_core::headers::{self, FLY_PREFER_REGION, FLY_REPLAY_SRC, FLY_REQUEST_ID, Forward};
@@ -72,6 +74,8 @@ pub(crate) async fn handle(connection: &Arc<Connection>, request: Request<Incomi
         last: None,
         replays: 0,
         queued: None,
+        waiting: None,
+        woke: false,
         sent: 0,
         complete: false,
         trace,
@@ -281,8 +285,8 @@ struct Served {
 }
 
 impl Served {
-    fn by(pick: &Pick<'_>) -> Self {
-        Self { config: pick.candidate.machine.config.clone(), service: pick.candidate.service }
+    fn by(machine: &MachineView, service: usize) -> Self {
+        Self { config: machine.config.clone(), service }
     }
 
     /// How the service wants its responses.
@@ -295,7 +299,7 @@ impl Served {
 enum Round {
     /// One answered, without an instruction.
     Answered(Box<Answered>, Served),
-    /// None has room: it waits.
+    /// None has room, or runs: it waits.
     Full(Box<Way>),
 }
 
@@ -318,7 +322,7 @@ async fn proxy(
     }
 }
 
-/// Waits for room, and tries each time that there may be some (SPEC LB-4).
+/// Waits for room or a start, and tries each time that there may be some (SPEC LB-4, AUTO-2).
 async fn queue(
     core: &Core,
     mut way: Box<Way>,
@@ -328,6 +332,7 @@ async fn queue(
 ) -> Result<(Box<Answered>, Served), Reply> {
     let full = |why: &str| Reply::Code(ErrorCode::PR04, Some(why.to_owned()));
     let mut until = None;
+    let mut news = core.reader.watch();
     loop {
         let place = match exchange.place.take() {
             Some(place) => place,
@@ -340,18 +345,34 @@ async fn queue(
             }
         };
         let span = access.trace.queue();
+        let waiting = access.waiting.as_ref();
+        if let Some(waiting) = waiting {
+            span.set(attr::AUTOSTART, || waiting.want.to_string());
+        }
+        let starts = waiting.is_some_and(|waiting| waiting.only);
+        let until = until.filter(|_| !starts).unwrap_or(exchange.deadline);
+        // A Machine that comes up is in the next snapshot; room is told of by other ways.
+        let changed = async {
+            match waiting {
+                Some(_) if news.changed().await.is_ok() => {}
+                Some(_) | None => std::future::pending().await,
+            }
+        };
         let began = clock::now();
-        let turn = tokio::time::timeout_at(until.unwrap_or(exchange.deadline).into(), place.turn()).await;
+        let turn = tokio::time::timeout_at(until.into(), place.turn(changed)).await;
         let now = clock::now();
         access.at(now).queued(now.saturating_duration_since(began), turn.is_ok());
         if turn.is_err() {
-            span.fail(ErrorCode::PR04.as_str());
+            let code = if starts { ErrorCode::PM01 } else { ErrorCode::PR04 };
+            span.fail(code.as_str());
             access.waited(now.saturating_duration_since(place.since));
-            return Err(full("it waited for as long as it may"));
+            let why = if starts { "none came up in time" } else { "it waited for as long as it may" };
+            return Err(Reply::Code(code, Some(why.to_owned())));
         }
         drop(span);
         let waited = now.saturating_duration_since(place.since);
         exchange.place = Some(place);
+        news.mark_unchanged();
         let snapshot = core.reader.load();
         let Some(route) = way.resume(&snapshot) else { return Err(Reply::Code(ErrorCode::PR01, None)) };
         let went = round(core, &snapshot, route, exchange, access, rng).await;
@@ -378,22 +399,14 @@ async fn round<'s>(
 ) -> Result<Round, Reply> {
     let mut now = if access.attempts == 0 { access.started } else { clock::now() };
     loop {
-        let way = route.way();
-        if exchange.place.is_none() && core.queue.is_ahead(way.service(), || way.want()) {
+        let Some((aim, service)) = choose(core, snapshot, &route, exchange, access, now, rng)? else {
             return Ok(Round::Full(Box::new(route.wait())));
-        }
-        let decision = match decide(core, snapshot, &route, now, access, rng) {
-            Ok(decision) if !decision.enough => decision,
-            Ok(_) | Err(ErrorCode::PR04) => return Ok(Round::Full(Box::new(route.wait()))),
-            Err(code) => return Err(Reply::Code(code, None)),
         };
-        let Decision { pick, alternatives, .. } = decision;
-        let machine = pick.candidate.machine;
+        let machine = aim.machine;
         let mut in_flight = machine.estimate.enter(clock::ms(now));
         access.machine = Some((machine.record.id, machine.node));
         exchange.resend = access.attempts;
         access.attempts += 1;
-        let aim = Aim { app: route.app().app.id, machine, alternatives, now };
         let outcome = if machine.node == core.config.node {
             exchange.local(core, aim, &access.trace).await
         } else {
@@ -411,8 +424,8 @@ async fn round<'s>(
                 if matches!(failed.failure, Failure::Refused(RefuseReason::Connect(_))) {
                     machine.estimate.outlier().unconnected(clock::ms(now));
                 }
-                access.last = Some(failed.failure.code());
-                let Failed { failure, load, stale } = failed;
+                access.last = Some(failed.code);
+                let Failed { failure, load, stale, .. } = failed;
                 access.at(now).failed(machine, failure, load, stale, now.saturating_duration_since(decided));
                 after_failure(core, &mut route, exchange, &failed, machine, now)?;
                 core.metrics.retries.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -431,13 +444,103 @@ async fn round<'s>(
                 body.settle();
             }
             answered.held.in_flight = Some(in_flight);
-            return Ok(Round::Answered(answered, Served::by(&pick)));
+            return Ok(Round::Answered(answered, Served::by(machine, service)));
         };
         drop((answered, in_flight));
         Box::pin(follow(core, snapshot, &mut route, exchange, access, instruction.as_bytes(), machine))
             .await?;
         access.replays = route.replays();
+        access.woke = false;
     }
+}
+
+/// Where the request goes now, and which service of the Machine's configuration it is for; `None` when it
+/// waits.
+///
+/// # Errors
+/// The answer when there is neither a way nor anything to wait for.
+fn choose<'s>(
+    core: &'s Core,
+    snapshot: &'s Snapshot,
+    route: &Route<'s>,
+    exchange: &mut Exchange,
+    access: &mut Access,
+    now: Instant,
+    rng: &mut Entropy,
+) -> Result<Option<(Aim<'s>, usize)>, Reply> {
+    let (way, port) = (route.way(), exchange.ends.public.port());
+    if exchange.place.is_none() && core.queue.is_ahead(way.service(), || way.want()) {
+        let wake = wake(core, snapshot, route, None, false, now);
+        wait_for(core, route, port, access, wake);
+        return Ok(None);
+    }
+    let decided = decide(core, snapshot, route, now, access, rng);
+    let waits = access.woke;
+    let wake = match &decided {
+        Ok(decision) if !decision.asleep && !waits => Wake::Nothing,
+        Ok(decision) => wake(core, snapshot, route, Some(&decision.pick), waits, now),
+        Err(_) => wake(core, snapshot, route, None, waits, now),
+    };
+    let decision = match (decided, wake) {
+        (Ok(decision), Wake::Nothing) if !decision.enough => decision,
+        (Ok(decision), Wake::GoOn(want)) if !decision.enough => {
+            if let Some(demands) = &core.demands {
+                core.metrics.starts_wanted.fetch_add(1, Ordering::Relaxed);
+                demands.want(route.app().app.id, port, want);
+            }
+            decision
+        }
+        (Ok(_) | Err(ErrorCode::PR04), wake)
+        | (Err(_), wake @ (Wake::Wait(_) | Wake::Await(_) | Wake::GoOn(_))) => {
+            wait_for(core, route, port, access, wake);
+            return Ok(None);
+        }
+        (Err(ErrorCode::PR01), Wake::Nothing) if access.woke => {
+            return Err(Reply::Code(ErrorCode::PM01, None));
+        }
+        (Err(code), Wake::Nothing) => return Err(Reply::Code(code, None)),
+    };
+    // It counts where it goes, and no longer among those who wait.
+    access.waiting = None;
+    let Decision { pick, alternatives, .. } = decision;
+    let Candidate { machine, service, .. } = pick.candidate;
+    Ok(Some((Aim { app: route.app().app.id, machine, alternatives, now }, service)))
+}
+
+/// What the request does about Machines that do not run; nothing where nobody could start them.
+fn wake<'s>(
+    core: &'s Core,
+    snapshot: &'s Snapshot,
+    route: &Route<'s>,
+    pick: Option<&Pick<'s>>,
+    waits: bool,
+    now: Instant,
+) -> Wake {
+    match &core.demands {
+        Some(_) => route.wake(&core.world(snapshot, now), pick, waits, clock::unix_ms()),
+        None => Wake::Nothing,
+    }
+}
+
+/// Notes what is to be started while the request waits.
+fn wait_for(core: &Core, route: &Route<'_>, port: u16, access: &mut Access, wake: Wake) {
+    let (want, only) = match wake {
+        Wake::Nothing => return access.waiting = None,
+        Wake::GoOn(want) => (want, false),
+        Wake::Wait(want) | Wake::Await(want) => (want, true),
+    };
+    access.woke |= matches!(wake, Wake::Wait(_));
+    let app = route.app().app.id;
+    let waiting = access.waiting.take().filter(|waiting| waiting.is_for(app, want));
+    let waiting = waiting.or_else(|| {
+        core.metrics.starts_wanted.fetch_add(1, Ordering::Relaxed);
+        let demands = core.demands.as_ref()?;
+        Some(demands.wait(app, port, want))
+    });
+    access.waiting = waiting.map(|mut waiting| {
+        waiting.only = only;
+        waiting
+    });
 }
 
 /// Decides, writes it down, and tells the trace.

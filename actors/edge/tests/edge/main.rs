@@ -27,4 +27,5 @@ mod strict;
 mod traces;
 mod trailers;
 mod upgrades;
+mod waking;
 mod world;

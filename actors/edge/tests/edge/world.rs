@@ -306,6 +306,11 @@ impl World {
         }
     }
 
+    /// What the node of that index knows.
+    pub fn snapshot(&self, node: usize) -> &Snapshot {
+        &self.nodes[node].snapshot
+    }
+
     /// Where a node listens for the shared address.
     pub async fn shared(&self, node: usize, port: u16) -> SocketAddr {
         self.map(node, SHARED.parse().unwrap(), port).await
