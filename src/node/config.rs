@@ -67,6 +67,13 @@ pub struct NodeConfig {
     /// How long a SIGTERM waits for what is in flight, in milliseconds. Default 30,000.
     #[serde(default = "drain_ms")]
     pub drain_ms: u64,
+    /// Time between two looks for Machines that autostop finds idle, and how long one runs at least, in
+    /// milliseconds. Default 120,000; a testbed says 10,000 (SPEC AUTO-1).
+    #[serde(default = "autostop_interval_ms")]
+    pub autostop_interval_ms: NonZeroU32,
+    /// The most Machines of an app in a region that stop at once. Default 1.
+    #[serde(default = "autostop_batch")]
+    pub autostop_batch: NonZeroU32,
     /// What is logged, as in `RUST_LOG`. Default `info`, without openraft, whose
     /// errors of peers that are away the registry tells itself, and only warnings of chitchat.
     #[serde(default = "log")]
@@ -240,6 +247,12 @@ fn adopt_grace_ms() -> u64 {
 fn drain_ms() -> u64 {
     30_000
 }
+fn autostop_interval_ms() -> NonZeroU32 {
+    const { NonZeroU32::new(120_000).unwrap() }
+}
+fn autostop_batch() -> NonZeroU32 {
+    NonZeroU32::MIN
+}
 fn log() -> String {
     "info,openraft=off,chitchat=warn".into()
 }
@@ -294,6 +307,16 @@ mod tests {
         assert_eq!(config.base_domain, "localhost");
         assert_eq!(config.adopt_grace(), Duration::from_secs(30));
         assert_eq!(config.latency, Latency::None);
+        assert_eq!((config.autostop_interval_ms.get(), config.autostop_batch.get()), (120_000, 1));
+    }
+
+    /// INCIDENTS C26.
+    #[test]
+    fn autostop_is_as_quick_as_the_operator_says_and_never_without_end() {
+        let keys = |keys: &str| load(&format!("region = \"iad\"\ndata_dir = \"/x\"\n{keys}"));
+        let quick = keys("autostop_interval_ms = 5000\nautostop_batch = 50\n").unwrap();
+        assert_eq!((quick.autostop_interval_ms.get(), quick.autostop_batch.get()), (5_000, 50));
+        assert!(keys("autostop_interval_ms = 0\n").is_err() && keys("autostop_batch = 0\n").is_err());
     }
 
     /// SPEC HTTP-8: each key of the table in `docs/http.md` reaches the proxy.

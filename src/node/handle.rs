@@ -19,6 +19,7 @@ use skein_machine::Machines;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::autostop::Autostop;
 use super::carry::Carrier;
 use super::links::LinkRules;
 use super::mappings::Mappings;
@@ -46,6 +47,8 @@ pub struct NodeHandle {
     pub peers: Arc<Peers>,
     /// Its proxy.
     pub edge: Edge,
+    /// Its part in autostop and autostart.
+    pub autostop: Autostop,
     /// Where public addresses are reached on this machine.
     pub mappings: Arc<Mappings>,
     /// The rules of its links.

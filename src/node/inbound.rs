@@ -7,6 +7,7 @@ use http::{HeaderName, HeaderValue, Request};
 use skein_cluster::BoxFuture;
 use skein_cluster::backhaul::{FrameStream, Inbound};
 use skein_cluster::barrier::{self, wait_until_seen};
+use skein_core::autostop::start::Demand;
 use skein_core::explain::Wanted;
 use skein_core::id::InvalidId;
 use skein_core::wire::{ApiAnswer, ApiCall, Ask, Preamble};
@@ -53,12 +54,18 @@ impl Inbound for NodeInbound {
                 }
                 Ask::Ping => Ok(Bytes::new()),
                 Ask::Room(room) => Ok(codec::encode(&this.node.edge.room(&room)).into()),
-                Ask::Demand { .. } | Ask::Start(_) | Ask::Rest { .. } => Err("nobody decides here".into()),
                 Ask::Explain(id) => {
                     let wanted: Wanted = id.parse().map_err(|error: InvalidId| error.to_string())?;
                     let Some(story) = this.node.edge.explain(wanted) else { return Ok(Bytes::new()) };
                     serde_json::to_vec(&story).map(Bytes::from).map_err(|error| error.to_string())
                 }
+                Ask::Demand { app, port, region, waiting, in_flight } => {
+                    let demand = Demand { waiting, in_flight };
+                    this.node.autostop.told(peer, (app, port, region), demand);
+                    Ok(Bytes::new())
+                }
+                Ask::Start(machine) => this.node.autostop.start(machine).await,
+                Ask::Rest { machine, suspend } => this.node.autostop.rest(machine, suspend).await,
             }
         })
     }

@@ -7,6 +7,7 @@ pub mod inbound;
 pub mod links;
 pub mod mappings;
 
+mod autostop;
 mod carry;
 mod cores;
 mod follow;

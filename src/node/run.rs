@@ -20,11 +20,13 @@ use skein_core::key::NodeRecord;
 use skein_core::region::Regions;
 use skein_core::snapshot::Snapshot;
 use skein_edge::{Edge, EdgeConfig, Sampling};
+use skein_machine::autostop::Owner;
 use skein_machine::{Machines, MachinesConfig};
 use skein_supervise::Drain;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
+use super::autostop::Autostop;
 use super::carry::{Carrier, Configs};
 use super::config::NodeConfig;
 use super::cores::Cores;
@@ -33,7 +35,7 @@ use super::inbound::NodeInbound;
 use super::join::Admission;
 use super::links::LinkRules;
 use super::mappings::Mappings;
-use super::{files, follow, found, part};
+use super::{autostop, files, follow, found, part};
 use crate::api;
 
 /// Configurations on their way into the snapshot.
@@ -127,8 +129,13 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
     )
     .await
     .context("start the Machines")?;
+    let deciding = autostop::config(&config, number, region);
+    let (demands, arrivals) = skein_machine::autostop::demands();
+    let owner = Owner::new(machines.clone(), reader.clone(), deciding.interval);
+    let autostop = Autostop::new(number, demands, owner, backhaul.clone());
     let edge = Edge::new(
         EdgeConfig {
+            starts: Some(Arc::new(autostop.clone())),
             sampling: config
                 .trace_sample
                 .map_or_else(Sampling::default, |ratio| Sampling { per_second: 0, ratio }),
@@ -166,6 +173,7 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
         backhaul: backhaul.clone(),
         peers: backhaul.proximity(),
         edge: edge.clone(),
+        autostop: autostop.clone(),
         mappings: Arc::new(mappings),
         links: Arc::clone(&links),
         regions,
@@ -182,6 +190,7 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
 
     let tasks = Drain::new();
     start_parts(&root, &node, record_changes, publisher, &tasks).await?;
+    part::add(&root, "autostop", autostop::part(deciding, autostop, reader, arrivals)).await?;
     if founding {
         found::registry(&registry, &identity, &config, backhaul_addr).await?;
     }

@@ -30,6 +30,8 @@ pub(crate) const LOOK: Duration = Duration::from_millis(25);
 const JOIN_TTL_SECONDS: u64 = 600;
 /// A SIGTERM's patience with what is in flight, for nodes of a testbed.
 const DRAIN_MS: u64 = 10_000;
+/// Time between two looks for idle Machines: nobody at a testbed waits minutes to see one stop.
+const AUTOSTOP_INTERVAL_MS: u64 = 10_000;
 
 /// Whether distances between regions are simulated (SPEC TB-4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -193,6 +195,7 @@ fn node_toml(
         trace_sample: options.trace_sample,
         adopt_grace_ms: 0,
         drain_ms: DRAIN_MS,
+        autostop_interval_ms: AUTOSTOP_INTERVAL_MS,
         log: options.log.clone(),
     })
 }

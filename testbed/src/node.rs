@@ -62,6 +62,7 @@ pub(crate) struct NodeToml {
     pub(crate) trace_sample: Option<f64>,
     pub(crate) adopt_grace_ms: u64,
     pub(crate) drain_ms: u64,
+    pub(crate) autostop_interval_ms: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) log: Option<String>,
 }

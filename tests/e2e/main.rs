@@ -14,3 +14,4 @@ mod machines;
 mod queue;
 mod routing;
 mod waiting;
+mod waking;

@@ -19,7 +19,9 @@ fn a_suspended_machine_gets_nothing_and_goes_on_with_all_that_it_knew() {
     let cluster = Cluster::up(&["--regions", "iad,lhr", "--no-demo"]);
     let config = cluster.home.path().join("fly.toml");
     // Without a check: one of its processes is to remember that it is ill, and to be asked all the same.
-    let toml = "app = \"kept\"\nprimary_region = \"iad\"\n[build]\nimage = \"skein/hello\"\n[http_service]\n";
+    // Requests are not to start it meanwhile.
+    let toml = "app = \"kept\"\nprimary_region = \"iad\"\n[build]\nimage = \"skein/hello\"\n[http_service]\n\
+                auto_start_machines = false\n";
     fs::write(&config, toml).unwrap();
     cluster.skein(&["deploy", "-c", config.to_str().unwrap(), "--regions", "iad,lhr"]).ok();
     let id = cluster.machines_in("kept", "iad")[0].clone();
