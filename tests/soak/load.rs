@@ -196,6 +196,11 @@ impl Load {
         self.front.tally.lock().unwrap().failed.len()
     }
 
+    /// When and why they did, but for the first so many.
+    pub(crate) fn failures(&self, but: usize) -> Vec<String> {
+        self.front.tally.lock().unwrap().failed.iter().skip(but).cloned().collect()
+    }
+
     /// Waits for the requests under way; what became of all.
     pub(crate) fn stop(self) -> Tally {
         self.stop.cancel();

@@ -42,6 +42,7 @@ fn no_request_fails_while_machines_stop_start_restart_are_cordoned_and_killed() 
         let took = now().saturating_duration_since(began).as_secs_f64();
         let failed = load.failed() - before;
         eprintln!("steady: round {} of {rounds} at {took:.1} s, {failed} failed", round + 1);
+        load.failures(before).iter().for_each(|failure| explain(&cluster, failure));
     }
     let tally = load.stop();
     let took = now().saturating_duration_since(began).as_secs_f64();
@@ -57,6 +58,13 @@ fn no_request_fails_while_machines_stop_start_restart_are_cordoned_and_killed() 
     let first: Vec<_> = tally.failed.iter().take(20).collect();
     assert!(first.is_empty(), "{} requests failed, the first of them: {first:#?}", tally.failed.len());
     assert!(tally.answered as f64 > rate * took / 2.0, "the load went on all the time");
+}
+
+/// Shows why a request failed, as its edge tells it.
+fn explain(cluster: &Cluster, failure: &str) {
+    let id = failure.split_once("skein explain ").map(|(_, rest)| rest.split(')').next().unwrap_or_default());
+    let told = id.map(|id| cluster.skein(&["explain", id]));
+    eprintln!("steady: {failure}\n{}", told.map_or("no story".to_owned(), |ran| ran.stdout + &ran.stderr));
 }
 
 /// Kills the process of a Machine as the kernel does when memory is short, and waits for another one.
