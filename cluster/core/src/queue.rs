@@ -4,7 +4,7 @@
 //! waiter is whatever the shell can wake.
 //!
 //! A service has one queue, FIFO by ticket. Those that want the same (any Machine, one Machine, some
-//! regions) keep their order among each other: a newcomer waits behind them. One that was let try and
+//! regions, all but some that failed them) keep their order among each other: a newcomer waits behind them. One that was let try and
 //! found no room waits again at its old place. Invariants: at most [`Bounds`] wait, a ticket that left
 //! is never named again, the first of each want is always one that may poll.
 
@@ -53,15 +53,19 @@ pub type Service = (AppId, u16);
 pub struct Want {
     machine: Option<MachineId>,
     regions: Vec<String>,
-}
-
-impl From<&Constraint> for Want {
-    fn from(constraint: &Constraint) -> Self {
-        Self { machine: constraint.machine, regions: constraint.regions.clone() }
-    }
+    never: Vec<MachineId>,
 }
 
 impl Want {
+    /// What a request asks for that may go back to those of its excluded Machines that only `refused` it.
+    pub fn new(constraint: &Constraint, refused: &[MachineId]) -> Self {
+        let Constraint { machine, regions, exclude, .. } = constraint;
+        let mut never: Vec<_> =
+            exclude.iter().filter(|machine| !refused.contains(machine)).copied().collect();
+        never.sort_unstable();
+        Self { machine: *machine, regions: regions.clone(), never }
+    }
+
     /// Whether room at that Machine is of use; `within` tells whether a name (a region or an alias)
     /// means a region.
     pub fn takes(
@@ -71,6 +75,7 @@ impl Want {
         within: impl Fn(&str, RegionCode) -> bool,
     ) -> bool {
         self.machine.is_none_or(|wanted| wanted == machine)
+            && !self.never.contains(&machine)
             && (self.regions.is_empty() || self.regions.iter().any(|name| within(name, region)))
     }
 }
@@ -219,7 +224,7 @@ mod tests {
     const WEB: Service = (AppId(Ulid(1)), 80);
 
     fn only(id: u64) -> Want {
-        Want { machine: Some(MachineId::from_bits(id)), regions: Vec::new() }
+        Want { machine: Some(MachineId::from_bits(id)), ..Want::default() }
     }
 
     fn queues() -> Queues<&'static str> {
@@ -251,12 +256,30 @@ mod tests {
         assert!(queues.is_ahead(WEB, &only(7)));
         assert!(!queues.is_ahead(WEB, &Want::default()), "one full Machine stops nobody else");
         assert!(!queues.is_ahead((WEB.0, 443), &only(7)));
-        let regions = Want { machine: None, regions: vec!["eu".into()] };
+        let regions = Want { regions: vec!["eu".into()], ..Want::default() };
         let eu = |name: &str, region: RegionCode| name == "eu" && region.as_str() == "lhr";
         let takes =
             |want: &Want, region: &str| want.takes(MachineId::from_bits(1), region.parse().unwrap(), eu);
         assert!(takes(&regions, "lhr") && !takes(&regions, "nrt"));
         assert!(!takes(&only(7), "lhr") && takes(&Want::default(), "nrt"));
+    }
+
+    #[test]
+    fn lb_4_one_that_may_not_go_back_to_a_machine_does_not_stop_those_who_may_go_there() {
+        let (one, two) = (MachineId::from_bits(1), MachineId::from_bits(2));
+        let constraint = Constraint { exclude: vec![two, one], ..Constraint::default() };
+        let elsewhere = Want::new(&constraint, &[two]);
+        assert_eq!(
+            elsewhere,
+            Want { never: vec![one], ..Want::default() },
+            "it may go back to one that was full"
+        );
+        let mut queues = queues();
+        queues.join(WEB, elsewhere, "elsewhere").unwrap();
+        assert!(!queues.is_ahead(WEB, &Want::default()));
+        queues.join(WEB, Want::default(), "any").unwrap();
+        let at = |machine| move |want: &Want| want.takes(machine, "iad".parse().unwrap(), |_, _| false);
+        assert_eq!((queues.room(WEB, at(one)), queues.room(WEB, at(two))), (Some("any"), Some("elsewhere")));
     }
 
     #[test]

@@ -116,7 +116,7 @@ pub struct Way {
 impl Way {
     /// What it waits for.
     pub fn want(&self) -> Want {
-        Want::from(&self.constraint)
+        Want::new(&self.constraint, &self.refused)
     }
 
     /// The service that it waits for.
