@@ -37,7 +37,8 @@ impl Turns {
         self.expire(now);
         if let Some(own) = self.offers.iter().position(|(to, _)| *to == edge) {
             if free > 0 {
-                self.offers.swap_remove(own);
+                // Of several the one that ends first.
+                self.offers.remove(own);
             }
             return free > 0;
         }
@@ -126,6 +127,18 @@ mod tests {
         assert_eq!(turns.offer(1, at(5_000)), [FAR]);
         turns.withdraw(FAR);
         assert!(turns.is_idle() && turns.may_take(NEAR, 1, at(5_000)));
+    }
+
+    #[test]
+    fn of_two_slots_that_are_kept_for_an_edge_it_takes_the_one_that_was_kept_first() {
+        let (mut turns, at) = (Turns::default(), clock());
+        turns.refused(NEAR, at(0));
+        turns.refused(FAR, at(0));
+        assert_eq!(turns.offer(2, at(0)), [NEAR, FAR]);
+        assert_eq!(turns.offer(3, at(300)), [NEAR]);
+        assert_eq!(turns.offer(4, at(300)), [FAR]);
+        assert!(turns.may_take(NEAR, 4, at(310)) && turns.may_take(FAR, 3, at(310)));
+        assert!(!turns.may_take(NEW, 2, at(0) + OFFER), "two are kept still, for each of them one");
     }
 
     #[test]
