@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use skein_core::queue::MAX_FULL;
 use skein_core::region::Regions;
 use skein_core::{AppId, MachineId, NodeNumber, RegionCode};
 
 use crate::agenda::{MS, Micros};
+use crate::reference::Taken;
 
 /// An invariant that did not hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -274,6 +276,74 @@ pub struct Decided {
     pub known: Vec<Known>,
     /// What was chosen.
     pub pick: Option<MachineId>,
+    /// Full Machines that it met since it waited last, or came.
+    pub full: u32,
+    /// Whether it goes there, instead of waiting.
+    pub goes: bool,
+}
+
+/// Requests at one edge that want the same try, and are served, in the order in which they came, except
+/// while an earlier one tries itself (SPEC LB-4).
+///
+/// # Errors
+/// [`Violation`].
+pub fn in_their_order(edge: NodeNumber, request: u64, ahead: Option<u64>) -> Verdict {
+    hold(ahead.is_none(), "first come, first served at one edge", || {
+        format!("request {request} at {edge} was let try before {ahead:?}, which waits for the same")
+    })
+}
+
+/// A free slot that is kept for an edge is taken by no other (SPEC LB-4).
+///
+/// # Errors
+/// [`Violation`].
+pub fn kept_for_whom_it_was_offered(machine: MachineId, edge: NodeNumber, taken: Taken) -> Verdict {
+    let Taken { free, others, .. } = taken;
+    hold(free.is_none_or(|free| free > others), "a free slot goes to the edge whose turn it is", || {
+        format!("{edge} took one of {free:?} free slots of {machine}, of which {others} were kept for others")
+    })
+}
+
+/// A Machine is full for an edge only if no slot is free that is not kept for others.
+///
+/// # Errors
+/// [`Violation`].
+pub fn full_for_it(machine: MachineId, edge: NodeNumber, (free, kept): (u32, u32)) -> Verdict {
+    hold(free <= kept, "a worker refuses nothing that it has room for", || {
+        format!("{machine} refused {edge} with {free} slots free, {kept} kept for others")
+    })
+}
+
+/// While an edge waits and asks, every other is served a bounded number of times (SPEC LB-4).
+///
+/// # Errors
+/// [`Violation`].
+pub fn nobody_starves(machine: MachineId, taken: Taken, most: u32) -> Verdict {
+    let (served, edge) = taken.starved.unwrap_or((0, NodeNumber(0)));
+    hold(served <= most, "no edge that waits is starved", || {
+        format!("{served} others were served at {machine} while {edge} waited, of {} edges", taken.edges)
+    })
+}
+
+/// Retries are at most a fifth of an app's requests at an edge, or ten (SPEC LB-9).
+///
+/// # Errors
+/// [`Violation`].
+pub fn retried_within_budget(edge: NodeNumber, app: AppId, (retries, most): (u32, u32)) -> Verdict {
+    hold(retries <= most, "retries stay within their budget", || {
+        format!("{edge} made {retries} retries for {app} where {most} are allowed")
+    })
+}
+
+/// Whoever is first in line gets what is free (SPEC LB-4).
+///
+/// # Errors
+/// [`Violation`].
+pub fn served_when_free(edge: NodeNumber, request: u64, left: Result<(), String>) -> Verdict {
+    left.map_err(|why| Violation {
+        invariant: "no slot stays free while somebody waits for it",
+        seen: format!("request {request} at {edge}: {why}"),
+    })
 }
 
 /// A decision is one that LB-1 and LB-3 allow, given what its edge knew.
@@ -300,6 +370,11 @@ pub fn decided_well(decided: &Decided, regions: &Regions) -> Verdict {
     let Some(pick) = able.iter().find(|known| known.machine == machine) else {
         return hold(false, NAME, || format!("request {}: {machine} could not take it", decided.request));
     };
+    hold(
+        !decided.goes || decided.full < MAX_FULL || pick.room(),
+        "stale views cost at most two hops",
+        || format!("request {} goes to {pick:?} after {} full ones", decided.request, decided.full),
+    )?;
     for other in able.iter().filter(|other| other.machine != machine) {
         if let Some(why) = beaten(pick, other, &able) {
             return hold(false, NAME, || {

@@ -19,6 +19,7 @@ pub mod invariants;
 pub mod net;
 mod node;
 pub mod peers;
+pub mod queue;
 pub mod real;
 pub mod reference;
 pub mod registry;

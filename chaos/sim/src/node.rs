@@ -1,6 +1,8 @@
 //! One node: its Machines as its worker publishes them, and what it knows.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -11,6 +13,7 @@ use skein_cluster::local::Upstream;
 use skein_cluster::publish::Folder;
 use skein_cluster::registry::{ProposeError, Registry};
 use skein_cluster::{BoxFuture, LocalMachine, Members};
+use skein_core::budget::RetryBudget;
 use skein_core::facts::{Outcome, Proposal, State};
 use skein_core::key::NodeRecord;
 use skein_core::load::{LoadClass, Permit, Slots};
@@ -26,6 +29,7 @@ use crate::bare::node_record;
 use crate::facts::ulid;
 use crate::invariants::View;
 use crate::peers::{Clock, Peers};
+use crate::queue::Queue;
 use crate::request::{PORT, Running};
 use crate::seam::poll;
 use crate::world::Open;
@@ -49,6 +53,8 @@ pub(crate) struct Machine {
     pub(crate) cordoned: bool,
     /// Its slots.
     pub(crate) slots: Arc<Slots>,
+    /// Whether one was given back while an edge waited, and nobody was told yet.
+    pub(crate) freed: Arc<AtomicBool>,
     /// The class of its load that gossip carries.
     pub(crate) class: LoadClass,
     /// When it changed.
@@ -119,8 +125,6 @@ pub(crate) struct Held {
     pub(crate) open: Option<Open>,
     /// When that attempt began.
     pub(crate) tried: Micros,
-    /// When it came.
-    pub(crate) start: Micros,
 }
 
 /// A configuration that was asked for.
@@ -221,6 +225,8 @@ pub(crate) struct Node {
     pub(crate) knows: Option<Knows>,
     /// What it knows.
     pub(crate) snapshot: Arc<Snapshot>,
+    /// That, for its requests.
+    pub(crate) reader: Rc<RefCell<Arc<Snapshot>>>,
     folder: Folder,
     folded: Members,
     /// When it may fold again.
@@ -233,8 +239,14 @@ pub(crate) struct Node {
     pub(crate) peers: Arc<Peers>,
     /// Requests of its edge.
     pub(crate) held: BTreeMap<u64, Held>,
+    /// Those of them that wait.
+    pub(crate) queue: Rc<Queue>,
+    /// Its apps' budgets for retries.
+    pub(crate) budgets: Rc<RefCell<BTreeMap<AppId, RetryBudget>>>,
     /// What its Machines serve, by the work's number.
     pub(crate) work: BTreeMap<u64, Work>,
+    /// Edges that were told of room and have not answered: the Machine and whom, by the number.
+    pub(crate) told: BTreeMap<u64, (MachineId, NodeNumber)>,
 }
 
 impl Node {
@@ -252,6 +264,7 @@ impl Node {
             local: OrdMap::new(),
             knows: None,
             snapshot: Arc::default(),
+            reader: Rc::default(),
             folder: Folder::new(Arc::default()),
             folded: Members::new(),
             next_fold: 0,
@@ -259,7 +272,10 @@ impl Node {
             asked: BTreeMap::new(),
             peers,
             held: BTreeMap::new(),
+            queue: Rc::default(),
+            budgets: Rc::default(),
             work: BTreeMap::new(),
+            told: BTreeMap::new(),
         }
     }
 
@@ -330,10 +346,12 @@ impl Node {
         self.folder = Folder::new(Arc::default());
         self.asked.clear();
         self.held.clear();
+        (self.reader, self.queue, self.budgets) = (Rc::default(), Rc::default(), Rc::default());
         self.work.clear();
+        self.told.clear();
         self.peers = peers;
         for machine in self.machines.values_mut() {
-            machine.slots = Arc::default();
+            (machine.slots, machine.freed) = (Arc::default(), Arc::default());
             (machine.state, machine.class) = (MachineState::Stopped, LoadClass::BelowSoft);
             machine.life += 1;
         }
@@ -349,6 +367,7 @@ impl Node {
         let folded = self.folder.step(members, registry, configs, now_ms);
         if folded {
             self.snapshot = Arc::new(self.folder.snapshot().clone());
+            self.reader.replace(Arc::clone(&self.snapshot));
         }
         folded
     }

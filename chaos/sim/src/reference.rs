@@ -7,8 +7,11 @@
 //! snapshot of the moment at which the request came, which lags [`LAG`] behind while it and the
 //! Machine's node hear each other, and as long as they do not.
 
+mod budget;
 mod history;
+mod line;
 mod request;
+mod turns;
 
 use std::collections::BTreeMap;
 
@@ -16,7 +19,9 @@ use skein_core::{AppId, MachineId, NodeNumber, RegionCode};
 
 use crate::agenda::{MS, Micros, SECOND};
 use history::History;
+use line::Waiter;
 pub use request::{Cause, Failed};
+pub use turns::Taken;
 
 /// How far knowledge may lag while nothing is broken: the longest way, a relay and a fold (SPEC
 /// CLU-4 allows 0.5 s at 25 nodes), and a registry's entry.
@@ -76,6 +81,10 @@ pub struct Reference {
     /// Whether anything is.
     broken: History<bool>,
     executed: BTreeMap<(u64, u32), u32>,
+    /// Who waits at edges, in the order in which they came.
+    lines: Vec<Waiter>,
+    turns: BTreeMap<MachineId, turns::Turns>,
+    budgets: BTreeMap<(NodeNumber, AppId), budget::Spent>,
 }
 
 impl Reference {
@@ -141,6 +150,8 @@ impl Reference {
             if story.full.now() == Some(true) && story.hard.is_some_and(|hard| story.in_flight < hard) {
                 story.full.set(now, false);
             }
+            let free = story.hard.unwrap_or(u32::MAX).saturating_sub(story.in_flight + 1);
+            self.counted(now, machine, free);
         }
     }
 

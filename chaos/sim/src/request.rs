@@ -1,9 +1,10 @@
-//! A request at its edge, on the production's [`Route`]: decide, try, follow, until it ends.
+//! A request at its edge, on the production's [`Route`]: decide, try, follow, wait, until it ends.
 //!
-//! It is a future that only ever waits for the outcome of its attempt; the world polls it when that
-//! has come.
+//! It is a future that only ever waits for the outcome of its attempt or for its turn in the queue; the
+//! world polls it when that has come.
 
 use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,21 +13,25 @@ use std::task::Poll;
 use std::time::Duration;
 
 use skein_core::balance::Constraint;
+use skein_core::budget::RetryBudget;
 use skein_core::code::ErrorCode;
 use skein_core::explain::Steps;
 use skein_core::load::{Estimate, LoadClass};
 use skein_core::machine::MachineState;
+use skein_core::queue::{Crowded, Want};
 use skein_core::random::Seed;
 use skein_core::region::Regions;
-use skein_core::retry::Failure;
-use skein_core::route::{Repeat, Route, World};
+use skein_core::retry::{Failure, is_before_admission};
+use skein_core::route::{Repeat, Route, Way, World};
 use skein_core::snapshot::{AppView, Snapshot};
 use skein_core::suspicion::Proximity;
+use skein_core::wire::RefuseReason;
 use skein_core::{AppId, MachineId, NodeNumber};
 
 use crate::agenda::Micros;
 use crate::invariants::{Decided, Known};
 use crate::peers::{Clock, Peers};
+use crate::queue::{self, Place, Queue};
 use crate::reference::Failed;
 use crate::seam::poll;
 
@@ -107,6 +112,45 @@ pub enum Stopped {
     Failure,
     /// An instruction that could not be followed.
     Replay,
+    /// A failure, after which the app's budget for retries was spent.
+    Budget,
+    /// Too many waited already.
+    Crowded,
+    /// It waited for as long as it may.
+    Waited,
+}
+
+/// What a request waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// It tries by itself.
+    Poll,
+    /// It was woken.
+    Woken,
+    /// It waited for as long as it may.
+    Late,
+}
+
+/// What a request did that the world does not see otherwise.
+#[derive(Debug, Clone)]
+pub enum Did {
+    /// It took a decision.
+    Decided(Box<Decided>),
+    /// It took its place at the end of the line, for what it asks for.
+    Joined(AppId, Constraint, Want),
+    /// It waits from now on, the first of its line or not, until then.
+    Waits {
+        /// Whether it tries by itself.
+        first: bool,
+        /// By when it gives up.
+        until: Micros,
+    },
+    /// It tries, from its place in the line.
+    Tries,
+    /// It goes to a Machine, for what it asks for, without a place.
+    Passes(AppId, Want),
+    /// It takes a retry out of the app's budget.
+    Retries(AppId),
 }
 
 /// What passes between a request and the world.
@@ -116,8 +160,16 @@ pub struct Desk {
     pub aim: Option<Aim>,
     /// What came of it.
     pub outcome: Option<Outcome>,
-    /// Decisions that were taken.
-    pub decided: Vec<Decided>,
+    /// Its turn, once it has come.
+    pub turn: Option<Turn>,
+    /// Its place in the queue, until a Machine has it.
+    pub place: Option<Place>,
+    /// How often it began to wait.
+    pub waits: u32,
+    /// When it loaded the snapshot that it decides by.
+    pub loaded: Micros,
+    /// What it did since the world looked last.
+    pub did: Vec<Did>,
     /// Attempts so far, and how many of them were refused.
     pub attempts: u32,
     /// Refusals so far.
@@ -130,6 +182,8 @@ pub struct Desk {
     pub failed: Vec<Failed>,
     /// At what it ended without a response.
     pub stopped: Stopped,
+    /// Machines that its edge avoided when it decided.
+    pub out: BTreeSet<MachineId>,
     /// Machines that answered it with an instruction.
     pub answered: Vec<MachineId>,
     /// The app that an instruction names, whether it exists or not.
@@ -149,6 +203,18 @@ pub struct Edge {
     pub regions: Arc<Regions>,
     /// Whether it drains.
     pub draining: Arc<AtomicBool>,
+    /// What it knows.
+    pub reader: Rc<RefCell<Arc<Snapshot>>>,
+    /// Requests that wait.
+    pub queue: Rc<Queue>,
+    /// The budgets for retries, of each app.
+    pub budgets: Rc<RefCell<BTreeMap<AppId, RetryBudget>>>,
+}
+
+impl Edge {
+    fn budget<T>(&self, app: AppId, of: impl Fn(&RetryBudget, u64) -> T) -> T {
+        of(self.budgets.borrow_mut().entry(app).or_default(), self.clock.ms())
+    }
 }
 
 /// A request under way.
@@ -168,10 +234,10 @@ impl std::fmt::Debug for Running {
 
 impl Running {
     /// Begins a request with the snapshot of this moment.
-    pub fn begin(asked: Asked, edge: Edge, snapshot: Arc<Snapshot>, rng: Seed) -> Self {
+    pub fn begin(asked: Asked, edge: Edge, rng: Seed) -> Self {
         let desk = Rc::new(RefCell::new(Desk::default()));
-        let future = Box::pin(proxy(asked.clone(), edge, snapshot, Rc::clone(&desk), rng));
-        Self { future, desk, asked }
+        let trip = Trip { asked: asked.clone(), edge, desk: Rc::clone(&desk), rng };
+        Self { future: Box::pin(trip.proxy()), desk, asked }
     }
 
     /// Goes on; the end, if it has come.
@@ -188,95 +254,190 @@ async fn outcome(desk: &RefCell<Desk>) -> Outcome {
     .await
 }
 
-async fn proxy(
+async fn turn(desk: &RefCell<Desk>) -> Turn {
+    std::future::poll_fn(|_| match desk.borrow_mut().turn.take() {
+        Some(turn) => Poll::Ready(turn),
+        None => Poll::Pending,
+    })
+    .await
+}
+
+/// What came of going to Machines as one snapshot has them.
+enum Round {
+    Ended(End),
+    /// None has room: it waits.
+    Full(Way),
+}
+
+struct Trip {
     asked: Asked,
     edge: Edge,
-    snapshot: Arc<Snapshot>,
     desk: Rc<RefCell<Desk>>,
-    mut rng: Seed,
-) -> End {
-    let Some(app) = snapshot.apps.get(&asked.app) else { return End::NoApp };
-    let mut route = Route::new(app, PORT, Vec::new());
-    loop {
-        let world = World {
-            snapshot: &snapshot,
-            proximity: &*edge.peers,
-            regions: &edge.regions,
-            now_ms: edge.clock.ms(),
+    rng: Seed,
+}
+
+impl Trip {
+    fn stop(&self, at: Stopped, code: ErrorCode) -> End {
+        self.desk.borrow_mut().stopped = at;
+        End::Code(code)
+    }
+
+    fn did(&self, did: Did) {
+        self.desk.borrow_mut().did.push(did);
+    }
+
+    fn load(&self) -> Arc<Snapshot> {
+        self.desk.borrow_mut().loaded = self.edge.clock.now();
+        Arc::clone(&self.edge.reader.borrow())
+    }
+
+    async fn proxy(mut self) -> End {
+        let snapshot = self.load();
+        let Some(app) = snapshot.apps.get(&self.asked.app) else { return End::NoApp };
+        self.edge.budget(app.app.id, RetryBudget::request);
+        let mut way = match self.round(&snapshot, Route::new(app, PORT, Vec::new())).await {
+            Round::Ended(end) => return end,
+            Round::Full(way) => way,
         };
-        let draining = edge.draining.load(Ordering::Relaxed);
-        let mut steps = Steps::default();
-        let pen = steps.at(Duration::ZERO);
-        let decision = route.decide(&world, |c| !draining || c.machine.node != edge.node, &mut rng, pen);
-        let constraint = route.constraint().clone();
-        let pick = decision.as_ref().ok().map(|decision| decision.pick.candidate.machine.record.id);
-        let decided = Decided {
-            request: asked.id,
-            machine: constraint.machine,
-            regions: constraint.regions.clone(),
-            known: known(route.app(), &snapshot, &constraint, &edge),
-            pick,
-        };
-        {
-            let mut desk = desk.borrow_mut();
-            desk.decided.push(decided);
-            (desk.constraint, desk.app) = (constraint, Some(route.app().app.id));
-        }
-        let decision = match decision {
-            Ok(decision) => decision,
-            Err(code) => return End::Code(code),
-        };
-        let machine = decision.pick.candidate.machine;
-        let mut in_flight = machine.estimate.enter(edge.clock.ms());
-        {
-            let mut desk = desk.borrow_mut();
-            desk.attempts += 1;
-            desk.aim = Some(Aim {
-                app: route.app().app.id,
-                machine: machine.record.id,
-                node: machine.node,
-                estimate: Arc::clone(&machine.estimate),
-                alternatives: decision.alternatives,
-                hop: route.replays(),
-            });
-        }
-        let at = edge.clock.now();
-        match outcome(&desk).await {
-            Outcome::Answered { load, instruction: None } => {
-                machine.estimate.tell(load, edge.clock.ms());
-                in_flight.answered(edge.clock.ms());
-                return End::Answered(machine.record.id);
-            }
-            Outcome::Answered { load, instruction: Some(instruction) } => {
-                machine.estimate.tell(load, edge.clock.ms());
-                in_flight.answered(edge.clock.ms());
-                {
-                    let mut desk = desk.borrow_mut();
-                    desk.answered.push(machine.record.id);
-                    desk.failed.clear();
+        // From here on as the production's `queue` does.
+        let mut until = self.asked.deadline;
+        loop {
+            let kept = self.desk.borrow().place.is_some();
+            if !kept {
+                until = self.asked.deadline.min(self.edge.clock.now() + queue::TIMEOUT);
+                match self.edge.queue.join(way.service(), way.want(), self.asked.id) {
+                    Ok(place) => self.desk.borrow_mut().place = Some(place),
+                    Err(Crowded) => return self.stop(Stopped::Crowded, ErrorCode::PR04),
                 }
-                drop(in_flight);
-                if let Err(stop) = route.follow(instruction.as_bytes(), machine, &world) {
-                    desk.borrow_mut().stopped = Stopped::Replay;
-                    return End::Code(stop.code);
+                let constraint = self.desk.borrow().constraint.clone();
+                self.did(Did::Joined(way.service().0, constraint, way.want()));
+            }
+            {
+                let mut desk = self.desk.borrow_mut();
+                let first = desk.place.as_ref().is_some_and(Place::is_first);
+                desk.waits += 1;
+                desk.did.push(Did::Waits { first, until });
+            }
+            match turn(&self.desk).await {
+                Turn::Late => return self.stop(Stopped::Waited, ErrorCode::PR04),
+                Turn::Poll => self.desk.borrow().place.iter().for_each(Place::tries),
+                Turn::Woken => {}
+            }
+            self.did(Did::Tries);
+            let snapshot = self.load();
+            let Some(route) = way.resume(&snapshot) else {
+                return self.stop(Stopped::Decision, ErrorCode::PR01);
+            };
+            match self.round(&snapshot, route).await {
+                Round::Ended(end) => return end,
+                Round::Full(again) => {
+                    self.desk.borrow().place.iter().for_each(Place::again);
+                    way = again;
                 }
             }
-            Outcome::Failed { failure, load } => {
-                drop(in_flight);
-                if let Some(load) = load {
+        }
+    }
+
+    async fn round<'s>(&mut self, snapshot: &'s Snapshot, mut route: Route<'s>) -> Round {
+        let (desk, edge) = (Rc::clone(&self.desk), self.edge.clone());
+        let mut full = 0;
+        loop {
+            let world =
+                World { snapshot, proximity: &*edge.peers, regions: &edge.regions, now_ms: edge.clock.ms() };
+            let (app, constraint) = (route.app().app.id, route.constraint().clone());
+            let placed = {
+                let mut desk = desk.borrow_mut();
+                (desk.constraint, desk.app) = (constraint.clone(), Some(app));
+                desk.place.is_some()
+            };
+            if !placed && edge.queue.is_ahead(route.way().service(), &route.way().want()) {
+                return Round::Full(route.wait());
+            }
+            let draining = edge.draining.load(Ordering::Relaxed);
+            let mut steps = Steps::default();
+            let pen = steps.at(Duration::ZERO);
+            let usable = |c: &skein_core::balance::Candidate<'_>| !draining || c.machine.node != edge.node;
+            let decision = route.decide(&world, usable, &mut self.rng, pen);
+            let pick = decision.as_ref().ok().map(|decision| decision.pick.candidate.machine.record.id);
+            let known = known(route.app(), snapshot, &constraint, &edge);
+            let out = known.iter().filter(|known| known.out).map(|known| known.machine);
+            desk.borrow_mut().out.extend(out);
+            let decided = Decided {
+                request: self.asked.id,
+                machine: constraint.machine,
+                regions: constraint.regions.clone(),
+                known,
+                pick,
+                full,
+                goes: decision.as_ref().is_ok_and(|decision| !decision.enough),
+            };
+            self.did(Did::Decided(Box::new(decided)));
+            let decision = match decision {
+                Ok(decision) if !decision.enough => decision,
+                Ok(_) | Err(ErrorCode::PR04) => return Round::Full(route.wait()),
+                Err(code) => return Round::Ended(self.stop(Stopped::Decision, code)),
+            };
+            if !placed {
+                self.did(Did::Passes(app, route.way().want()));
+            }
+            let machine = decision.pick.candidate.machine;
+            let mut in_flight = machine.estimate.enter(edge.clock.ms());
+            {
+                let mut desk = desk.borrow_mut();
+                desk.attempts += 1;
+                desk.aim = Some(Aim {
+                    app,
+                    machine: machine.record.id,
+                    node: machine.node,
+                    estimate: Arc::clone(&machine.estimate),
+                    alternatives: decision.alternatives,
+                    hop: route.replays(),
+                });
+            }
+            let at = edge.clock.now();
+            match outcome(&desk).await {
+                Outcome::Answered { load, instruction: None } => {
                     machine.estimate.tell(load, edge.clock.ms());
+                    in_flight.answered(edge.clock.ms());
+                    return Round::Ended(End::Answered(machine.record.id));
                 }
-                {
-                    let mut desk = desk.borrow_mut();
-                    desk.refusals += u32::from(matches!(failure, Failure::Refused(_)));
-                    let (machine, node) = (machine.record.id, machine.node);
-                    desk.failed.push(Failed { machine, node, at, failure });
+                Outcome::Answered { load, instruction: Some(instruction) } => {
+                    machine.estimate.tell(load, edge.clock.ms());
+                    in_flight.answered(edge.clock.ms());
+                    {
+                        let mut desk = desk.borrow_mut();
+                        desk.answered.push(machine.record.id);
+                        desk.failed.clear();
+                    }
+                    drop(in_flight);
+                    full = 0;
+                    if let Err(stop) = route.follow(instruction.as_bytes(), machine, &world) {
+                        return Round::Ended(self.stop(Stopped::Replay, stop.code));
+                    }
                 }
-                let left = Duration::from_micros(asked.deadline.saturating_sub(edge.clock.now()));
-                let repeat = Repeat { idempotent: !asked.post, replayable: true, left };
-                if let Err(code) = route.after_failure(machine.record.id, failure, false, repeat) {
-                    desk.borrow_mut().stopped = Stopped::Failure;
-                    return End::Code(code);
+                Outcome::Failed { failure, load } => {
+                    drop(in_flight);
+                    if let Some(load) = load {
+                        machine.estimate.tell(load, edge.clock.ms());
+                    }
+                    full += u32::from(failure == Failure::Refused(RefuseReason::Full));
+                    {
+                        let mut desk = desk.borrow_mut();
+                        desk.refusals += u32::from(matches!(failure, Failure::Refused(_)));
+                        let (machine, node) = (machine.record.id, machine.node);
+                        desk.failed.push(Failed { machine, node, at, failure });
+                    }
+                    let left = Duration::from_micros(self.asked.deadline.saturating_sub(edge.clock.now()));
+                    let repeat = Repeat { idempotent: !self.asked.post, replayable: true, left };
+                    if let Err(code) = route.after_failure(machine.record.id, failure, false, repeat) {
+                        return Round::Ended(self.stop(Stopped::Failure, code));
+                    }
+                    if !is_before_admission(failure) {
+                        if !edge.budget(app, RetryBudget::retry) {
+                            return Round::Ended(self.stop(Stopped::Budget, ErrorCode::PR03));
+                        }
+                        self.did(Did::Retries(app));
+                    }
                 }
             }
         }

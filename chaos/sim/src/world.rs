@@ -9,6 +9,7 @@ mod edge;
 mod event;
 mod fold;
 mod life;
+mod line;
 mod look;
 mod step;
 mod worker;
@@ -72,6 +73,8 @@ pub struct Counts {
     pub failed: u64,
     /// Those whose edge died.
     pub orphaned: u64,
+    /// Those that waited for room.
+    pub waited: u64,
     /// Decisions that were judged.
     pub decisions: u64,
     /// Snapshots.
@@ -117,6 +120,8 @@ pub struct World {
     arrived: BTreeMap<NodeNumber, Vec<(ConfigHash, Arc<MachineConfig>)>>,
     lives: u64,
     works: u64,
+    /// Hints that were sent.
+    hints: u64,
     requests: u64,
     /// When all was healed.
     healed: Option<Micros>,
@@ -169,6 +174,7 @@ impl World {
             arrived: BTreeMap::new(),
             lives: 0,
             works: 0,
+            hints: 0,
             requests: 0,
             healed: None,
             lead: None,

@@ -6,6 +6,8 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use crate::planted::{self, Bug};
+
 /// Over how many seconds it is kept.
 pub const WINDOW: usize = 10;
 /// So many retries are allowed in any window, however few the requests.
@@ -41,6 +43,7 @@ impl RetryBudget {
             retries = retries.saturating_add(bucket.retries.load(Ordering::Relaxed));
         }
         let allowed = retries < ALWAYS.max(requests / REQUESTS_PER_RETRY);
+        let allowed = allowed || planted::is(Bug::Budget);
         if allowed {
             current.retries.fetch_add(1, Ordering::Relaxed);
         }

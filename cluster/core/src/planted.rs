@@ -20,12 +20,27 @@ pub enum Bug {
     Withdrawal,
     /// A partition that is healed stays.
     Partition,
+    /// The newest of those who wait is let try first.
+    Newest,
+    /// A slot that is kept for an edge is given to another one.
+    Turns,
+    /// The budget for retries is never spent.
+    Budget,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::HardLimit, Self::Balancer, Self::RetriedPost, Self::Age, Self::Withdrawal, Self::Partition];
+    pub const ALL: [Self; 9] = [
+        Self::HardLimit,
+        Self::Balancer,
+        Self::RetriedPost,
+        Self::Age,
+        Self::Withdrawal,
+        Self::Partition,
+        Self::Newest,
+        Self::Turns,
+        Self::Budget,
+    ];
 
     /// Its name on a command line.
     pub fn as_str(self) -> &'static str {
@@ -36,6 +51,9 @@ impl Bug {
             Self::Age => "age",
             Self::Withdrawal => "withdrawal",
             Self::Partition => "partition",
+            Self::Newest => "newest",
+            Self::Turns => "turns",
+            Self::Budget => "budget",
         }
     }
 }

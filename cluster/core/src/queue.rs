@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use crate::balance::Constraint;
 use crate::id::{AppId, MachineId};
+use crate::planted::{self, Bug};
 use crate::region::RegionCode;
 
 /// How often the first in line tries by itself: a hint may be lost (SPEC LB-4).
@@ -100,7 +101,9 @@ impl<W: Clone> Line<W> {
 
     /// The first that waits and may use it, which tries from now on.
     fn wake(&mut self, useful: impl Fn(&Want) -> bool) -> Option<W> {
-        let next = self.waiting.values_mut().find(|waiter| !waiter.trying && useful(&waiter.want))?;
+        let idle = |waiter: &&mut Waiter<W>| !waiter.trying && useful(&waiter.want);
+        let mut line = self.waiting.values_mut();
+        let next = if planted::is(Bug::Newest) { line.rfind(idle) } else { line.find(idle) }?;
         next.trying = true;
         Some(next.waker.clone())
     }

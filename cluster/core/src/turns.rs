@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::id::NodeNumber;
+use crate::planted::{self, Bug};
 
 /// How long a free slot is kept for the edge that was told: a round trip to the other side of the
 /// world, and time to act.
@@ -42,7 +43,7 @@ impl Turns {
             }
             return free > 0;
         }
-        free as usize > self.offers.len()
+        free as usize > self.offers.len() || (free > 0 && planted::is(Bug::Turns))
     }
 
     /// An edge was refused: it is told when its turn comes.

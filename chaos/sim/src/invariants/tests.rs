@@ -19,7 +19,15 @@ fn known(machine: u64, region: &str, rtt_ms: u64, load: u32) -> Known {
 
 fn picks(known: &[Known], pick: u64) -> bool {
     let pick = Some(MachineId::from_bits(pick));
-    let decided = Decided { request: 1, machine: None, regions: Vec::new(), known: known.to_vec(), pick };
+    let decided = Decided {
+        request: 1,
+        machine: None,
+        regions: Vec::new(),
+        known: known.to_vec(),
+        pick,
+        full: 0,
+        goes: true,
+    };
     decided_well(&decided, &Regions::default()).is_ok()
 }
 
@@ -45,8 +53,15 @@ fn of_the_nearest_region_with_room_the_less_loaded_below_soft_is_right() {
 fn what_cannot_take_a_request_is_never_right_and_nothing_is_right_only_without_candidates() {
     let cordoned = [Known { routable: false, ..known(1, "ams", 4, 0) }];
     assert!(!picks(&cordoned, 1));
-    let mut none =
-        Decided { request: 1, machine: None, regions: Vec::new(), known: cordoned.to_vec(), pick: None };
+    let mut none = Decided {
+        request: 1,
+        machine: None,
+        regions: Vec::new(),
+        known: cordoned.to_vec(),
+        pick: None,
+        full: 0,
+        goes: false,
+    };
     assert!(decided_well(&none, &Regions::default()).is_ok());
     none.known[0].routable = true;
     assert!(decided_well(&none, &Regions::default()).is_err());

@@ -35,6 +35,11 @@ impl<T: Copy + PartialEq> History<T> {
         spans.map(move |(index, (at, _))| (*at, next(index)))
     }
 
+    /// When it first was anything.
+    pub(super) fn begin(&self) -> Option<Micros> {
+        self.0.first().map(|(at, _)| *at)
+    }
+
     pub(super) fn began_after(&self, from: Micros) -> bool {
         self.0.first().is_none_or(|(at, _)| *at > from)
     }

@@ -1,13 +1,16 @@
 //! The causes of failures of attempts and requests.
 
 use skein_core::code::ErrorCode;
+use skein_core::queue::{MAX_FULL, POLL};
 use skein_core::region::Regions;
 use skein_core::retry::{Failure, MAX_ATTEMPTS, refusal_code};
+use skein_core::turns::OFFER;
 use skein_core::wire::RefuseReason;
 use skein_core::{AppId, MachineId, NodeNumber};
 
 use super::{CONFIGS, FACTS, LAG, Reference, SILENCE, Status, Story};
-use crate::agenda::Micros;
+use crate::agenda::{Micros, micros};
+use crate::queue::{BOUNDS, TIMEOUT};
 use crate::request::{Asked, Desk, End, Stopped};
 
 /// A cause that was there, or what would have to be so and is not.
@@ -51,8 +54,11 @@ impl Reference {
         let none = |what: &str| format!("{machine} was {what} all the while");
         match failure {
             Failure::Refused(RefuseReason::Full) => {
-                let full = story.is_some_and(|story| story.full.ever(at, now, |full| full));
-                cause(full, "refused: it was full", || none("below its limit"))
+                if story.is_some_and(|story| story.full.ever(at, now, |full| full)) {
+                    return Ok("refused: it was full");
+                }
+                let kept = self.turns.get(&machine).is_some_and(|turns| turns.kept_since(at));
+                cause(kept, "refused: what is free was kept for another edge", || none("below its limit"))
             }
             Failure::Refused(RefuseReason::Draining) => {
                 let drains = self.node_was(node, at, now, |status| status.draining);
@@ -118,6 +124,23 @@ impl Reference {
         match desk.stopped {
             Stopped::Failure => return gave_up(code, asked, desk, now),
             Stopped::Replay => return self.not_followed(edge, code, asked, desk, start),
+            Stopped::Budget => {
+                let (spent, most) = self.budget(now, edge, desk.app.unwrap_or(asked.app));
+                let left = || format!("{spent} of {most} retries were spent");
+                return cause(
+                    code == ErrorCode::PR03 && spent >= most,
+                    "the budget for retries was spent",
+                    left,
+                );
+            }
+            Stopped::Crowded => {
+                let (app, all) = self.waiting(edge, desk.app.unwrap_or(asked.app));
+                let crowded = app >= BOUNDS.service || all >= BOUNDS.all;
+                return cause(code == ErrorCode::PR04 && crowded, "too many waited", || {
+                    format!("{app} waited for the app, {all} in all")
+                });
+            }
+            Stopped::Waited => return self.waited(edge, code, asked, (start, now)),
             Stopped::Decision => {}
         }
         let last = desk.failed.last();
@@ -132,10 +155,8 @@ impl Reference {
                 return Err(format!("{id} was left out, and did not fail"));
             }
         }
-        let full = desk.failed.iter().any(|failed| failed.failure == Failure::Refused(RefuseReason::Full));
         match (code, last) {
-            (ErrorCode::PR04, Some(_)) if full => Ok("no Machine left, and one was full"),
-            (code, Some(last)) if !full && code == code_of(last.failure) => match code {
+            (code, Some(last)) if code != ErrorCode::PR04 && code == code_of(last.failure) => match code {
                 ErrorCode::PR01 => Ok("no Machine left, and the last could not take it"),
                 ErrorCode::PR02 => Ok("no Machine left, and the last was gone"),
                 ErrorCode::PM02 => Ok("no Machine left, and the last was out of reach"),
@@ -144,6 +165,54 @@ impl Reference {
             (ErrorCode::PR01, None) => Ok("no Machine could take it"),
             (code, last) => Err(format!("nothing leads to {code} after {last:?}")),
         }
+    }
+
+    /// The cause of an end in the queue: that it waited for as long as it may. Whether room was left
+    /// meanwhile is judged whenever one leaves its line ([`Self::served_in_turn`]).
+    fn waited(&self, edge: NodeNumber, code: ErrorCode, asked: &Asked, (_, now): (Micros, Micros)) -> Cause {
+        let waiter = self.lines.iter().find(|waiter| waiter.is(edge, asked.id));
+        let Some(waiter) = waiter else { return Err("it had no place in a line".to_owned()) };
+        let long = now >= asked.deadline.min(waiter.since + TIMEOUT);
+        cause(code == ErrorCode::PR04 && long, "it waited for as long as it may", || {
+            format!("it waited for {} µs only", now - waiter.since)
+        })
+    }
+
+    /// A request leaves its line, if it is in one; what a slot that it could have had stood free for
+    /// too long while it was the first, if one did.
+    ///
+    /// # Errors
+    /// Where, and how long.
+    pub fn served_in_turn(
+        &mut self,
+        edge: NodeNumber,
+        request: u64,
+        desk: &Desk,
+        regions: &Regions,
+        now: Micros,
+        rtt: impl Fn(NodeNumber) -> Micros,
+    ) -> Result<(), String> {
+        let Some(waiter) = self.leaves(now, edge, request) else { return Ok(()) };
+        let failed = |id: MachineId| {
+            let full = Failure::Refused(RefuseReason::Full);
+            desk.answered.contains(&id)
+                || desk.out.contains(&id)
+                || desk.failed.iter().any(|failed| failed.machine == id && failed.failure != full)
+        };
+        let within = |name: &str, region| regions.matches(name, region) == Some(true);
+        let meant = self.machines.values().filter(|story| story.app == waiter.app);
+        let rtt = meant.map(|story| rtt(story.node)).max().unwrap_or(0);
+        let Some((free, machine)) = self.left_free(edge, &waiter, now, failed, within) else {
+            return Ok(());
+        };
+        // A try meets so many Machines at most before it waits again.
+        let most = micros(OFFER + POLL) + Micros::from(MAX_FULL + 1) * rtt;
+        if free <= most {
+            return Ok(());
+        }
+        Err(format!(
+            "a slot of {machine} stood free for {free} µs while it was first in line, {most} are enough"
+        ))
     }
 
     /// Whether a node may not have known of an app.

@@ -1,5 +1,6 @@
 //! Transitions: what each does to the world.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -131,6 +132,7 @@ impl World {
             healthy: true,
             cordoned: false,
             slots: Arc::default(),
+            freed: Arc::default(),
             class: LoadClass::BelowSoft,
             since: now,
             life: 0,
@@ -285,11 +287,17 @@ impl World {
             peers: Arc::clone(&node.peers),
             regions: Arc::clone(&self.regions),
             draining: Arc::clone(&node.draining),
+            reader: Rc::clone(&node.reader),
+            queue: Rc::clone(&node.queue),
+            budgets: Rc::clone(&node.budgets),
         };
         let rng = self.seed.child(&format!("request {id}"));
-        let running = Running::begin(asked, here, Arc::clone(&node.snapshot), rng);
+        let running = Running::begin(asked, here, rng);
         running.desk.borrow_mut().target = target;
-        node.held.insert(id, Held { running, attempt: None, open: None, tried: now, start: now });
+        node.held.insert(id, Held { running, attempt: None, open: None, tried: now });
+        if node.snapshot.apps.contains_key(&app) {
+            self.reference.requests(now, edge, app);
+        }
         if let Some(life) = node.life {
             self.agenda.at(deadline, Event::Late(edge, life, id));
         }

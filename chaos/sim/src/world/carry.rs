@@ -38,7 +38,9 @@ impl World {
         since: Micros,
     ) -> Micros {
         let now = self.now();
-        let probe = matches!(packet, Packet::Ping(_) | Packet::Pong(_));
+        // Hints are lost, late and doubled with the packets that carry them: harder than a stream.
+        let hint = matches!(packet, Packet::Room { .. } | Packet::Waits { .. });
+        let probe = hint || matches!(packet, Packet::Ping(_) | Packet::Pong(_));
         let class = if probe { Class::Datagram } else { Class::Stream };
         if !probe && from != to && self.network.rule(from, to).cut {
             if now - since < IDLE {
@@ -76,6 +78,8 @@ impl World {
             Packet::Reset { request, attempt, code, reached_app } => {
                 self.reset(to, request, attempt, code, reached_app);
             }
+            Packet::Room { told, app, machine, load } => self.room(from, to, told, app, machine, load),
+            Packet::Waits { told, waits } => self.answered(to, told, waits),
             Packet::WantConfig(hash) => {
                 let machines = self.nodes.get(&to).map(|node| &node.machines);
                 let machine = machines.and_then(|all| all.values().find(|machine| machine.hash == hash));

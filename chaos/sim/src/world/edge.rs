@@ -1,5 +1,7 @@
 //! The edge's side of requests: attempts are sent, and what comes of them is handed to the request.
 
+use std::rc::Rc;
+
 use skein_core::NodeNumber;
 use skein_core::code::ErrorCode;
 use skein_core::retry::Failure;
@@ -23,15 +25,11 @@ impl World {
             return;
         };
         let end = held.running.go_on();
-        let (decided, aim) = {
+        let (did, aim) = {
             let mut desk = held.running.desk.borrow_mut();
-            (std::mem::take(&mut desk.decided), desk.aim.take())
+            (std::mem::take(&mut desk.did), desk.aim.take())
         };
-        self.counts.decisions += decided.len() as u64;
-        for decided in decided {
-            let verdict = invariants::decided_well(&decided, &self.regions);
-            self.judge(verdict);
-        }
+        did.into_iter().for_each(|did| self.did(edge, request, did));
         match (end, aim) {
             (Some(end), _) => self.ended(edge, request, end),
             (None, Some(aim)) => self.attempt(edge, request, aim),
@@ -45,10 +43,11 @@ impl World {
             return;
         };
         let asked = held.running.asked.clone();
-        let desk = held.running.desk.borrow();
+        let mut desk = held.running.desk.borrow_mut();
         if let End::Answered(machine) = end {
             self.counts.answered += 1;
             self.note(format_args!("request {request} at {edge}: answered by {machine}"));
+            self.leaves(edge, request, &mut desk);
             return;
         }
         self.counts.failed += 1;
@@ -56,7 +55,7 @@ impl World {
             End::Code(code) => code.as_str(),
             End::NoApp | End::Answered(_) => "no app",
         };
-        let times = (held.start, now);
+        let times = (desk.loaded, now);
         let confirmed = self.reference.confirm(edge, end, &asked, &desk, &self.regions, times);
         match &confirmed {
             Ok(cause) => self.note(format_args!("request {request} at {edge}: {text}, {cause}")),
@@ -64,6 +63,7 @@ impl World {
         }
         self.count(text, &confirmed);
         self.judge(invariants::failed_for_a_reason(request, text, confirmed));
+        self.leaves(edge, request, &mut desk);
     }
 
     /// Counts how often a cause was looked for and found.
@@ -202,6 +202,10 @@ impl World {
         if let Some(attempt) = self.under_way(edge, request, number).filter(|attempt| !attempt.admitted) {
             attempt.admitted = true;
             attempt.estimate.tell(load, ms);
+            let held = self.nodes.get(&edge).and_then(|node| node.held.get(&request));
+            if let Some(desk) = held.map(|held| Rc::clone(&held.running.desk)) {
+                self.leaves(edge, request, &mut desk.borrow_mut());
+            }
         }
     }
 

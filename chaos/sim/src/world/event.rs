@@ -8,6 +8,7 @@ use skein_core::wire::RefuseReason;
 use skein_core::{AppId, ConfigHash, MachineId, NodeNumber};
 
 use crate::agenda::Micros;
+use crate::request::Turn;
 use crate::{cluster, registry};
 
 /// What travels between nodes beside gossip and the registry.
@@ -16,12 +17,42 @@ pub(super) enum Packet {
     Ping(Micros),
     Pong(Micros),
     Open(Open),
-    Admitted { request: u64, attempt: u32, load: u32 },
-    Refused { request: u64, attempt: u32, reason: RefuseReason, load: u32 },
-    Head { request: u64, attempt: u32, load: u32, instruction: Option<String> },
-    Reset { request: u64, attempt: u32, code: ErrorCode, reached_app: bool },
+    Admitted {
+        request: u64,
+        attempt: u32,
+        load: u32,
+    },
+    Refused {
+        request: u64,
+        attempt: u32,
+        reason: RefuseReason,
+        load: u32,
+    },
+    Head {
+        request: u64,
+        attempt: u32,
+        load: u32,
+        instruction: Option<String>,
+    },
+    Reset {
+        request: u64,
+        attempt: u32,
+        code: ErrorCode,
+        reached_app: bool,
+    },
     WantConfig(ConfigHash),
     Config(ConfigHash, Arc<MachineConfig>),
+    /// A Machine has room, an edge is told; its answer is whether somebody waits there.
+    Room {
+        told: u64,
+        app: AppId,
+        machine: MachineId,
+        load: u32,
+    },
+    Waits {
+        told: u64,
+        waits: bool,
+    },
 }
 
 /// A request on its way to a worker.
@@ -71,6 +102,12 @@ pub(super) enum Event {
     Turned(NodeNumber, MachineId, u64),
     /// A peer may be suspect to a request that waits for it.
     Silent(NodeNumber, u64, u64, u32),
+    /// A Machine has free slots, and edges wait.
+    Offer(NodeNumber, MachineId, u64),
+    /// An edge that was told of room may not have answered.
+    Untold(NodeNumber, u64, u64),
+    /// A request's turn has come, if it still waits as it did then; one that was woken does in any case.
+    Turn(NodeNumber, u64, u64, Option<u32>, Turn),
     /// A request's patience is at its end.
     Late(NodeNumber, u64, u64),
     /// All is healed.
@@ -96,6 +133,9 @@ impl Event {
             | Self::Served(node, ..)
             | Self::Turned(node, ..)
             | Self::Silent(node, ..)
+            | Self::Offer(node, ..)
+            | Self::Untold(node, ..)
+            | Self::Turn(node, ..)
             | Self::Late(node, ..) => Some(*node),
         }
     }

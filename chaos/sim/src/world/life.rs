@@ -52,6 +52,8 @@ impl World {
         let served: Vec<MachineId> = node.work.values().map(|work| work.machine).collect();
         node.die(Arc::new(Peers::new(number, &self.places, &self.regions, &self.clock)));
         let machines: Vec<MachineId> = node.machines.keys().copied().collect();
+        self.reference.forget_edge(number);
+        machines.iter().for_each(|machine| self.reference.forget_turns(*machine));
         served.into_iter().for_each(|machine| self.reference.ends(now, machine));
         self.gossip.kill(number);
         self.registry.kill(number);

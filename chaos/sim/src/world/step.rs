@@ -61,7 +61,21 @@ impl World {
                 self.silent(number, request, attempt);
             }
             Event::Late(number, life, request) if self.lives(number, life) => self.late(number, request),
-            Event::Fold(..) | Event::Probe(..) | Event::Served(..) | Event::Silent(..) | Event::Late(..) => {}
+            Event::Offer(number, machine, life) if self.lives(number, life) => self.offer(number, machine),
+            Event::Untold(number, life, told) if self.lives(number, life) => {
+                self.answered(number, told, false)
+            }
+            Event::Turn(number, life, request, wait, turn) if self.lives(number, life) => {
+                self.turn(number, request, wait, turn);
+            }
+            Event::Fold(..)
+            | Event::Probe(..)
+            | Event::Served(..)
+            | Event::Silent(..)
+            | Event::Late(..)
+            | Event::Offer(..)
+            | Event::Untold(..)
+            | Event::Turn(..) => {}
             Event::Mend => self.mend(),
             Event::SeeEqual => self.see_equal(false),
             Event::SeeLeader => self.see_leader(),

@@ -10,6 +10,9 @@ use crate::invariants;
 use crate::node::Work;
 use crate::request::PORT;
 
+/// So many others are served at most while an edge waits and asks.
+const STARVED: u32 = 1_000;
+
 impl World {
     /// A request has come to a worker.
     pub(super) fn open(&mut self, number: NodeNumber, from: NodeNumber, open: Open) {
@@ -30,6 +33,11 @@ impl World {
         let admission = match admission {
             Ok(admission) => admission,
             Err((reason, load)) => {
+                if reason == RefuseReason::Full {
+                    let verdict = self.reference.refuses(now, machine, from);
+                    self.judge(invariants::full_for_it(machine, from, verdict));
+                    self.watch_slots(number, machine);
+                }
                 self.send(number, from, Packet::Refused { request, attempt, reason, load }, 0);
                 return;
             }
@@ -40,6 +48,10 @@ impl World {
         let (of, hard) = self.reference.of(machine).unwrap_or((admission.machine.app, None));
         self.judge(invariants::delivered_to_its_app(request, app, machine, of));
         self.judge(invariants::within_hard_limit(machine, running, hard));
+        let taken = self.reference.takes(now, machine, from);
+        self.judge(invariants::kept_for_whom_it_was_offered(machine, from, taken));
+        self.judge(invariants::nobody_starves(machine, taken, STARVED));
+        self.note(format_args!("request {request} of {from}: {machine} takes it, {running} in flight"));
         let times = self.reference.executes(request, hop);
         self.judge(invariants::executed_at_most_once(request, hop, !post, times));
         self.works += 1;
@@ -64,6 +76,7 @@ impl World {
         let load = permit.in_flight();
         drop(permit);
         self.reference.ends(now, machine);
+        self.freed(number, machine);
         self.send(number, edge, Packet::Head { request, attempt, load, instruction }, not_before);
         self.reclass(number, machine);
     }
@@ -80,6 +93,7 @@ impl World {
             let reset = Packet::Reset { request, attempt, code: ErrorCode::PU02, reached_app: true };
             self.send(number, edge, reset, not_before);
         }
+        self.freed(number, machine);
         self.reclass(number, machine);
     }
 
