@@ -56,7 +56,10 @@ struct World {
 impl World {
     /// With Machines of other nodes of its region beside its own.
     async fn new(foreign: Vec<(u32, Record)>) -> Self {
-        let node = Node::new().await;
+        Self::at(Node::new().await, foreign).await
+    }
+
+    async fn at(node: Node, foreign: Vec<(u32, Record)>) -> Self {
         let (publisher, reader) = reader::channel(Snapshot::default());
         let mut records = node.machines.records();
         let machines = node.machines.clone();
@@ -258,7 +261,8 @@ async fn machines_of_other_nodes_are_asked_for() {
 /// SPEC AUTO-3: what can be suspended is; a server that runs elsewhere has no process to keep.
 #[tokio::test]
 async fn a_machine_that_can_be_suspended_is_and_another_stops() {
-    let world = World::new(Vec::new()).await;
+    // Its process listens nowhere, which this node does not wait for.
+    let world = World::at(Node::impatient().await, Vec::new()).await;
     let service = json!({"internal_port": 8080, "ports": [{"port": 80}], "autostop": "suspend"});
     let made = world.node.script("exec tail -f /dev/null", json!({"services": [service]})).await;
     world.node.reach(made.id, Suspended).await;
