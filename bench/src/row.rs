@@ -5,6 +5,7 @@ mod memory;
 mod propagation;
 mod throughput;
 mod up;
+mod wake;
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -42,6 +43,16 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row { name: "memory", what: "memory of an idle node", measure: |args| Box::pin(memory::idle(args)) },
     Row { name: "up", what: "time until a testbed is ready", measure: |args| Box::pin(up::ready(args)) },
+    Row {
+        name: "wake",
+        what: "a request that starts a stopped Machine, beside the process alone",
+        measure: |args| Box::pin(wake::start(args)),
+    },
+    Row {
+        name: "resume",
+        what: "a request that wakes a suspended Machine, beside SIGCONT",
+        measure: |args| Box::pin(wake::resume(args)),
+    },
     Row {
         name: "connections",
         what: "memory of idle connections",

@@ -132,6 +132,11 @@ impl Cluster {
         Ok(String::from_utf8(output.stdout)?)
     }
 
+    /// A folder that is removed with it.
+    pub(crate) fn home(&self) -> &Path {
+        self.home.path()
+    }
+
     /// The process ids of the nodes.
     pub(crate) fn pids(&self) -> anyhow::Result<Vec<u32>> {
         let pids = self.nodes().map(|node| node["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()));
