@@ -300,7 +300,7 @@ enum Round {
     /// One answered, without an instruction.
     Answered(Box<Answered>, Served),
     /// None has room, or runs: it waits.
-    Full(Box<Way>),
+    Full,
 }
 
 /// Sends the request to Machines until one answers without an instruction; waits when none has room.
@@ -314,18 +314,18 @@ async fn proxy(
 ) -> Result<(Box<Answered>, Served), Reply> {
     let prefer = exchange.headers.get(FLY_PREFER_REGION).and_then(|value| value.to_str().ok());
     let prefer = prefer.map(|value| balance::named_regions(value, &core.regions)).unwrap_or_default();
-    let route = Route::new(app, exchange.ends.public.port(), prefer);
-    match round(core, snapshot, route, exchange, access, rng).await? {
+    let mut route = Route::new(app, exchange.ends.public.port(), prefer);
+    match round(core, snapshot, &mut route, exchange, access, rng).await? {
         Round::Answered(answered, served) => Ok((answered, served)),
         // Seldom needed, and large.
-        Round::Full(way) => Box::pin(queue(core, way, exchange, access, rng)).await,
+        Round::Full => Box::pin(queue(core, route.wait(), exchange, access, rng)).await,
     }
 }
 
 /// Waits for room or a start, and tries each time that there may be some (SPEC LB-4, AUTO-2).
 async fn queue(
     core: &Core,
-    mut way: Box<Way>,
+    mut way: Way,
     exchange: &mut Exchange,
     access: &mut Access,
     rng: &mut Entropy,
@@ -374,16 +374,16 @@ async fn queue(
         exchange.place = Some(place);
         news.mark_unchanged();
         let snapshot = core.reader.load();
-        let Some(route) = way.resume(&snapshot) else { return Err(Reply::Code(ErrorCode::PR01, None)) };
-        let went = round(core, &snapshot, route, exchange, access, rng).await;
+        let Some(mut route) = way.resume(&snapshot) else { return Err(Reply::Code(ErrorCode::PR01, None)) };
+        let went = round(core, &snapshot, &mut route, exchange, access, rng).await;
         match (&exchange.place, &went) {
-            (Some(place), Ok(Round::Full(_))) => place.again(),
+            (Some(place), Ok(Round::Full)) => place.again(),
             // A Machine had it, or it failed.
             _ => access.waited(waited),
         }
         match went? {
             Round::Answered(answered, served) => return Ok((answered, served)),
-            Round::Full(again) => way = again,
+            Round::Full => way = route.wait(),
         }
     }
 }
@@ -392,15 +392,15 @@ async fn queue(
 async fn round<'s>(
     core: &'s Core,
     snapshot: &'s Snapshot,
-    mut route: Route<'s>,
+    route: &mut Route<'s>,
     exchange: &mut Exchange,
     access: &mut Access,
     rng: &mut Entropy,
 ) -> Result<Round, Reply> {
     let mut now = if access.attempts == 0 { access.started } else { clock::now() };
     loop {
-        let Some((aim, service)) = choose(core, snapshot, &route, exchange, access, now, rng)? else {
-            return Ok(Round::Full(Box::new(route.wait())));
+        let Some((aim, service)) = choose(core, snapshot, route, exchange, access, now, rng)? else {
+            return Ok(Round::Full);
         };
         let machine = aim.machine;
         let mut in_flight = machine.estimate.enter(clock::ms(now));
@@ -427,7 +427,7 @@ async fn round<'s>(
                 access.last = Some(failed.code);
                 let Failed { failure, load, stale, .. } = failed;
                 access.at(now).failed(machine, failure, load, stale, now.saturating_duration_since(decided));
-                after_failure(core, &mut route, exchange, &failed, machine, now)?;
+                after_failure(core, route, exchange, &failed, machine, now)?;
                 core.metrics.retries.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 continue;
             }
@@ -447,8 +447,7 @@ async fn round<'s>(
             return Ok(Round::Answered(answered, Served::by(machine, service)));
         };
         drop((answered, in_flight));
-        Box::pin(follow(core, snapshot, &mut route, exchange, access, instruction.as_bytes(), machine))
-            .await?;
+        Box::pin(follow(core, snapshot, route, exchange, access, instruction.as_bytes(), machine)).await?;
         access.replays = route.replays();
         access.woke = false;
     }
