@@ -335,6 +335,24 @@ pub fn retried_within_budget(edge: NodeNumber, app: AppId, (retries, most): (u32
     })
 }
 
+/// A request is passed on at most once per attempt (SPEC LB-8).
+///
+/// # Errors
+/// [`Violation`].
+pub fn relayed_once(request: u64, times: u32) -> Verdict {
+    hold(times <= 1, "a request is passed on at most once", || format!("request {request}: {times} times"))
+}
+
+/// A request is passed on only while its edge's own link to the worker is in trouble (SPEC LB-8).
+///
+/// # Errors
+/// [`Violation`].
+pub fn relayed_around_trouble(edge: NodeNumber, to: NodeNumber, troubled: bool) -> Verdict {
+    hold(troubled, "a request takes no detour while its link is whole", || {
+        format!("{edge} went around its link to {to}, which was whole")
+    })
+}
+
 /// Whoever is first in line gets what is free (SPEC LB-4).
 ///
 /// # Errors

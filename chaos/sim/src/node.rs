@@ -95,13 +95,32 @@ pub(crate) struct Work {
     pub(crate) not_before: Micros,
 }
 
+/// A request that a node passes on.
+#[derive(Debug)]
+pub(crate) struct Passing {
+    /// For whom.
+    pub(crate) edge: NodeNumber,
+    /// To whom.
+    pub(crate) to: NodeNumber,
+    /// What waits for a connection.
+    pub(crate) open: Option<Open>,
+    /// The life of the node that it was sent to.
+    pub(crate) life: Option<u64>,
+    /// Nothing more of it may arrive at the edge before this.
+    pub(crate) not_before: Micros,
+}
+
 /// An attempt of a request of this node's edge.
 #[derive(Debug)]
 pub(crate) struct Attempt {
     /// Its number in the request.
     pub(crate) number: u32,
-    /// Where it is.
+    /// Where the Machine is.
+    pub(crate) target: NodeNumber,
+    /// Where it is sent: there, or to who passes it on.
     pub(crate) node: NodeNumber,
+    /// What the edge knew.
+    pub(crate) snapshot: Arc<Snapshot>,
     /// The edge's belief of the Machine's load.
     pub(crate) estimate: Arc<skein_core::load::Estimate>,
     /// Whether the worker took it.
@@ -245,6 +264,8 @@ pub(crate) struct Node {
     pub(crate) budgets: Rc<RefCell<BTreeMap<AppId, RetryBudget>>>,
     /// What its Machines serve, by the work's number.
     pub(crate) work: BTreeMap<u64, Work>,
+    /// What it passes on for edges, by request and attempt.
+    pub(crate) passing: BTreeMap<(u64, u32), Passing>,
     /// Edges that were told of room and have not answered: the Machine and whom, by the number.
     pub(crate) told: BTreeMap<u64, (MachineId, NodeNumber)>,
 }
@@ -275,6 +296,7 @@ impl Node {
             queue: Rc::default(),
             budgets: Rc::default(),
             work: BTreeMap::new(),
+            passing: BTreeMap::new(),
             told: BTreeMap::new(),
         }
     }
@@ -349,6 +371,7 @@ impl Node {
         (self.reader, self.queue, self.budgets) = (Rc::default(), Rc::default(), Rc::default());
         self.work.clear();
         self.told.clear();
+        self.passing.clear();
         self.peers = peers;
         for machine in self.machines.values_mut() {
             (machine.slots, machine.freed) = (Arc::default(), Arc::default());

@@ -81,6 +81,8 @@ pub struct Reference {
     /// Whether anything is.
     broken: History<bool>,
     executed: BTreeMap<(u64, u32), u32>,
+    /// How often an attempt was passed on.
+    passed: BTreeMap<(u64, u32), u32>,
     /// Who waits at edges, in the order in which they came.
     lines: Vec<Waiter>,
     turns: BTreeMap<MachineId, turns::Turns>,
@@ -160,6 +162,18 @@ impl Reference {
         let times = self.executed.entry((request, hop)).or_default();
         *times += 1;
         *times
+    }
+
+    /// A request is passed on: how often that attempt was.
+    pub fn passes_on(&mut self, attempt: (u64, u32)) -> u32 {
+        let times = self.passed.entry(attempt).or_default();
+        *times += 1;
+        *times
+    }
+
+    /// Whether two nodes may not have heard each other lately.
+    pub fn parted(&self, a: NodeNumber, b: NodeNumber, now: Micros) -> bool {
+        self.apart(a, b, now.saturating_sub(SILENCE), now)
     }
 
     /// Whether nothing has been broken for so long that all must know of all.

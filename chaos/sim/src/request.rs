@@ -21,6 +21,7 @@ use skein_core::machine::MachineState;
 use skein_core::queue::{Crowded, Want};
 use skein_core::random::Seed;
 use skein_core::region::Regions;
+use skein_core::relay;
 use skein_core::retry::{Failure, is_before_admission};
 use skein_core::route::{Repeat, Route, Way, World};
 use skein_core::snapshot::{AppView, Snapshot};
@@ -66,8 +67,12 @@ pub struct Aim {
     pub node: NodeNumber,
     /// The edge's belief of its load.
     pub estimate: Arc<Estimate>,
+    /// What the edge knew.
+    pub snapshot: Arc<Snapshot>,
     /// Whether another one could take it.
     pub alternatives: bool,
+    /// The node that passes it on, while the edge can't reach the Machine's.
+    pub via: Option<NodeNumber>,
     /// Replays before it.
     pub hop: u32,
 }
@@ -88,6 +93,10 @@ pub enum Outcome {
         failure: Failure,
         /// What was in flight there, if it said.
         load: Option<u32>,
+        /// Whether there is another way to the Machine: nothing speaks against it.
+        stale: bool,
+        /// The node that passed it on.
+        via: Option<NodeNumber>,
     },
 }
 
@@ -212,6 +221,11 @@ pub struct Edge {
 }
 
 impl Edge {
+    /// The way around a link that is cut.
+    pub fn via(&self, snapshot: &Snapshot, to: NodeNumber) -> Option<NodeNumber> {
+        relay::via(snapshot, &*self.peers, &self.regions, self.node, to)
+    }
+
     fn budget<T>(&self, app: AppId, of: impl Fn(&RetryBudget, u64) -> T) -> T {
         of(self.budgets.borrow_mut().entry(app).or_default(), self.clock.ms())
     }
@@ -219,6 +233,8 @@ impl Edge {
 
 /// A request under way.
 pub struct Running {
+    /// Its edge.
+    pub edge: Edge,
     future: Pin<Box<dyn Future<Output = End>>>,
     /// What passes between it and the world.
     pub desk: Rc<RefCell<Desk>>,
@@ -236,8 +252,8 @@ impl Running {
     /// Begins a request with the snapshot of this moment.
     pub fn begin(asked: Asked, edge: Edge, rng: Seed) -> Self {
         let desk = Rc::new(RefCell::new(Desk::default()));
-        let trip = Trip { asked: asked.clone(), edge, desk: Rc::clone(&desk), rng };
-        Self { future: Box::pin(trip.proxy()), desk, asked }
+        let trip = Trip { asked: asked.clone(), edge: edge.clone(), desk: Rc::clone(&desk), rng };
+        Self { edge, future: Box::pin(trip.proxy()), desk, asked }
     }
 
     /// Goes on; the end, if it has come.
@@ -338,7 +354,7 @@ impl Trip {
         }
     }
 
-    async fn round<'s>(&mut self, snapshot: &'s Snapshot, mut route: Route<'s>) -> Round {
+    async fn round<'s>(&mut self, snapshot: &'s Arc<Snapshot>, mut route: Route<'s>) -> Round {
         let (desk, edge) = (Rc::clone(&self.desk), self.edge.clone());
         let mut full = 0;
         loop {
@@ -390,7 +406,9 @@ impl Trip {
                     machine: machine.record.id,
                     node: machine.node,
                     estimate: Arc::clone(&machine.estimate),
+                    snapshot: Arc::clone(snapshot),
                     alternatives: decision.alternatives,
+                    via: edge.via(snapshot, machine.node).filter(|_| edge.peers.suspect(machine.node)),
                     hop: route.replays(),
                 });
             }
@@ -415,7 +433,7 @@ impl Trip {
                         return Round::Ended(self.stop(Stopped::Replay, stop.code));
                     }
                 }
-                Outcome::Failed { failure, load } => {
+                Outcome::Failed { failure, load, stale, via } => {
                     drop(in_flight);
                     if let Some(load) = load {
                         machine.estimate.tell(load, edge.clock.ms());
@@ -425,11 +443,11 @@ impl Trip {
                         let mut desk = desk.borrow_mut();
                         desk.refusals += u32::from(matches!(failure, Failure::Refused(_)));
                         let (machine, node) = (machine.record.id, machine.node);
-                        desk.failed.push(Failed { machine, node, at, failure });
+                        desk.failed.push(Failed { machine, node, via, at, failure });
                     }
                     let left = Duration::from_micros(self.asked.deadline.saturating_sub(edge.clock.now()));
                     let repeat = Repeat { idempotent: !self.asked.post, replayable: true, left };
-                    if let Err(code) = route.after_failure(machine.record.id, failure, false, repeat) {
+                    if let Err(code) = route.after_failure(machine.record.id, failure, stale, repeat) {
                         return Round::Ended(self.stop(Stopped::Failure, code));
                     }
                     if !is_before_admission(failure) {

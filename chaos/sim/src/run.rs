@@ -2,8 +2,9 @@
 
 use skein_core::random::Seed;
 
+use crate::agenda::Micros;
 use crate::invariants::Violation;
-use crate::transition::{Trace, decode, generate};
+use crate::transition::{Trace, Transition, decode, generate};
 use crate::world::{Causes, Counts, Setup, World};
 
 /// What is run.
@@ -50,7 +51,7 @@ impl Plan {
     }
 
     /// Those that are run, each with its place in the whole.
-    pub fn trace(&self) -> Vec<(usize, (u64, crate::transition::Transition))> {
+    pub fn trace(&self) -> Vec<(usize, (Micros, Transition))> {
         let whole = self.whole().into_iter().enumerate();
         match &self.keep {
             None => whole.collect(),
@@ -60,10 +61,14 @@ impl Plan {
 
     /// Runs it.
     pub fn run(&self) -> Ran {
-        let (log, counts, causes, violation) =
-            World::new(&Seed::new(self.seed), Setup::new(self.nodes), self.trace()).run();
-        Ran { log, counts, causes, violation }
+        play(self.seed, Setup::new(self.nodes), self.trace())
     }
+}
+
+/// Runs a trace.
+pub fn play(seed: u64, setup: Setup, trace: Vec<(usize, (Micros, Transition))>) -> Ran {
+    let (log, counts, causes, violation) = World::new(&Seed::new(seed), setup, trace).run();
+    Ran { log, counts, causes, violation }
 }
 
 /// What came of a run.

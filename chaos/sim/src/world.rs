@@ -11,6 +11,7 @@ mod fold;
 mod life;
 mod line;
 mod look;
+mod pass;
 mod step;
 mod worker;
 
@@ -53,12 +54,24 @@ pub struct Setup {
     pub nodes: u8,
     /// Every so many folds of a node are compared with the fold from nothing.
     pub compare_every: u64,
+    /// The nodes' regions, in turn; empty is all there are.
+    pub regions: &'static [&'static str],
 }
 
 impl Setup {
     /// `nodes` nodes; up to 25 each fold is compared, above every tenth.
     pub fn new(nodes: u8) -> Self {
-        Self { nodes: nodes.max(1), compare_every: if nodes <= 25 { 1 } else { 10 } }
+        Self { nodes: nodes.max(1), compare_every: if nodes <= 25 { 1 } else { 10 }, regions: &[] }
+    }
+
+    /// A node in each of these regions, some of them more than once.
+    pub fn at(regions: &'static [&'static str]) -> Self {
+        Self { regions, ..Self::new(regions.len() as u8) }
+    }
+
+    fn region(&self, regions: &Regions, number: NodeNumber) -> RegionCode {
+        let named = self.regions.get(number.0 as usize - 1).and_then(|region| region.parse().ok());
+        named.unwrap_or_else(|| region_of(regions, NodeNumber(number.0 * 5)))
     }
 }
 
@@ -145,7 +158,7 @@ impl World {
         let regions: Arc<Regions> = Arc::default();
         let clock: Arc<Clock> = Arc::default();
         let numbers = (1..=u32::from(setup.nodes)).map(NodeNumber);
-        let places: Vec<_> = numbers.map(|n| (n, region_of(&regions, NodeNumber(n.0 * 5)))).collect();
+        let places: Vec<_> = numbers.map(|n| (n, setup.region(&regions, n))).collect();
         let mut network = Network::new(Arc::clone(&regions), seed.child("network"));
         network.add(places.iter().copied());
         let numbers = places.iter().map(|(number, _)| *number);

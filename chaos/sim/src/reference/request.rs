@@ -23,6 +23,8 @@ pub struct Failed {
     pub machine: MachineId,
     /// Its node.
     pub node: NodeNumber,
+    /// The node that passed it on.
+    pub via: Option<NodeNumber>,
     /// When it began.
     pub at: Micros,
     /// How it failed.
@@ -48,7 +50,7 @@ impl Reference {
     /// # Errors
     /// What would have to be so, and is not.
     pub fn attempt_failed(&self, edge: NodeNumber, failed: &Failed, deadline: Micros, now: Micros) -> Cause {
-        let Failed { machine, node, at, failure } = *failed;
+        let Failed { machine, node, via, at, failure } = *failed;
         let story = self.machines.get(&machine);
         let was = |so: fn(Status) -> bool| story.is_some_and(|story| story.status.ever(at, now, so));
         let none = |what: &str| format!("{machine} was {what} all the while");
@@ -76,12 +78,16 @@ impl Reference {
             Failure::Refused(RefuseReason::Unknown) => {
                 cause(was(|status| !status.exists), "refused: it was gone", || none("there"))
             }
-            Failure::Refused(
-                RefuseReason::NoService
-                | RefuseReason::Connect(_)
-                | RefuseReason::Hops
-                | RefuseReason::Unreachable,
-            ) => Err(format!("nothing here leads to {failure:?}")),
+            Failure::Refused(RefuseReason::Unreachable) => {
+                let before = at.saturating_sub(SILENCE);
+                let apart = via.is_some_and(|via| self.apart(via, node, before, now));
+                cause(apart, "refused: whom it was passed through did not reach it either", || {
+                    format!("{via:?} and {node} heard each other")
+                })
+            }
+            Failure::Refused(RefuseReason::NoService | RefuseReason::Connect(_) | RefuseReason::Hops) => {
+                Err(format!("nothing here leads to {failure:?}"))
+            }
             Failure::Broken { code: ErrorCode::PU02, .. } => {
                 cause(was(|status| !status.started), "broken: its process ended", || none("started"))
             }
@@ -90,7 +96,11 @@ impl Reference {
                     return Ok("its time was up before an answer could come");
                 }
                 // Suspicion counts silence from before the attempt.
-                let apart = self.apart(edge, node, at.saturating_sub(SILENCE), now);
+                let before = at.saturating_sub(SILENCE);
+                let apart = match via {
+                    Some(via) => self.apart(edge, via, before, now) || self.apart(via, node, before, now),
+                    None => self.apart(edge, node, before, now),
+                };
                 cause(apart, "its node or a link to it was in trouble", || {
                     format!("{edge} and {node} answered, and heard each other")
                 })

@@ -37,7 +37,7 @@ fn at(second: u64) -> Micros {
 }
 
 fn failed(number: u64, second: u64, failure: Failure) -> Failed {
-    Failed { machine: machine(number), node: NodeNumber(number as u32), at: at(second), failure }
+    Failed { machine: machine(number), node: NodeNumber(number as u32), via: None, at: at(second), failure }
 }
 
 const SILENT: Failure = Failure::Broken { code: ErrorCode::PM02, reached_app: true };

@@ -58,6 +58,7 @@ impl World {
     }
 
     pub(super) fn packet(&mut self, from: NodeNumber, to: NodeNumber, packet: Packet) {
+        let Some(packet) = self.pass_back(to, from, packet) else { return };
         match packet {
             Packet::Ping(at) => drop(self.send(to, from, Packet::Pong(at), 0)),
             Packet::Pong(at) => {
@@ -66,8 +67,12 @@ impl World {
                     peer.measured(now - at);
                 }
                 self.connected(to, from);
+                self.pass_waiting(to, from);
             }
-            Packet::Open(open) => self.open(to, from, open),
+            Packet::Open(open) => match open.relay.filter(|target| *target != to) {
+                Some(target) => self.pass_on(to, from, target, open),
+                None => self.open(to, from, open),
+            },
             Packet::Admitted { request, attempt, load } => self.admitted(to, request, attempt, load),
             Packet::Refused { request, attempt, reason, load } => {
                 self.refused(to, request, attempt, reason, load);

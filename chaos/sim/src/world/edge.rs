@@ -1,6 +1,7 @@
 //! The edge's side of requests: attempts are sent, and what comes of them is handed to the request.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use skein_core::NodeNumber;
 use skein_core::code::ErrorCode;
@@ -16,7 +17,7 @@ use crate::reference::{Cause, Failed};
 use crate::request::{Aim, End, Outcome};
 
 /// A dial may take so long: backhaul's `dial_timeout`.
-const DIAL: u64 = 3 * SECOND;
+pub(super) const DIAL: u64 = 3 * SECOND;
 
 impl World {
     /// Lets a request go on: its next attempt is made, or it ends.
@@ -75,11 +76,18 @@ impl World {
 
     fn attempt(&mut self, edge: NodeNumber, request: u64, aim: Aim) {
         let now = self.now();
-        let their_life = self.nodes.get(&aim.node).and_then(|node| node.life);
+        let target = aim.node;
+        if let Some(via) = aim.via {
+            let troubled = self.reference.parted(edge, target, now);
+            self.judge(invariants::relayed_around_trouble(edge, target, troubled));
+            self.note(format_args!("request {request} at {edge}: through {via} to {target}"));
+        }
+        let to = aim.via.unwrap_or(target);
+        let their_life = self.nodes.get(&to).and_then(|node| node.life);
         let Some(node) = self.nodes.get_mut(&edge) else { return };
         let Some(held) = node.held.get_mut(&request) else { return };
         let number = held.running.desk.borrow().attempts;
-        let connected = match node.peers.get(aim.node) {
+        let connected = match node.peers.get(to) {
             Some(peer) => {
                 peer.uses();
                 peer.connected()
@@ -88,7 +96,9 @@ impl World {
         };
         let attempt = Attempt {
             number,
-            node: aim.node,
+            target,
+            node: to,
+            snapshot: Arc::clone(&aim.snapshot),
             estimate: aim.estimate.clone(),
             admitted: false,
             sent: connected,
@@ -100,6 +110,9 @@ impl World {
         let open = Open {
             request,
             attempt: number,
+            edge,
+            relay: aim.via.map(|_| target),
+            hops: 0,
             hop: aim.hop,
             app: aim.app,
             machine: aim.machine,
@@ -111,16 +124,16 @@ impl World {
         (held.open, held.tried) = (Some(open.clone()), now);
         let life = node.life;
         if connected {
-            self.send(edge, aim.node, Packet::Open(open), 0);
+            self.send(edge, to, Packet::Open(open), 0);
         } else {
             // A handshake first: the pong stands for its end.
-            self.send(edge, aim.node, Packet::Ping(now), 0);
+            self.send(edge, to, Packet::Ping(now), 0);
             if let Some(life) = life {
                 self.agenda.after(DIAL, Event::Silent(edge, life, request, number));
             }
         }
-        if aim.node != edge && aim.alternatives {
-            self.watch(edge, aim.node, request, number);
+        if to != edge {
+            self.watch(edge, to, request, number);
         }
     }
 
@@ -164,6 +177,7 @@ impl World {
             let failure = Failure::Broken { code: ErrorCode::PM02, reached_app: true };
             self.fail(edge, request, failure, None);
         }
+        self.break_passing(edge, |passing| passing.to == peer && passing.life != life);
     }
 
     /// The attempt of that number, if it is the one under way.
@@ -181,20 +195,34 @@ impl World {
     }
 
     fn fail(&mut self, edge: NodeNumber, request: u64, failure: Failure, load: Option<u32>) {
+        self.fail_stale(edge, request, failure, load, false);
+    }
+
+    fn fail_stale(
+        &mut self,
+        edge: NodeNumber,
+        request: u64,
+        failure: Failure,
+        load: Option<u32>,
+        stale: bool,
+    ) {
         let now = self.now();
+        let mut way = None;
         self.note(format_args!("request {request} at {edge}: attempt failed, {failure:?}"));
         let held = self.nodes.get(&edge).and_then(|node| node.held.get(&request));
         if let Some(held) = held
             && let Some(open) = &held.open
             && let Some(attempt) = &held.attempt
         {
-            let failed = Failed { machine: open.machine, node: attempt.node, at: held.tried, failure };
+            way = (attempt.node != attempt.target).then_some(attempt.node);
+            let (machine, node) = (open.machine, attempt.target);
+            let failed = Failed { machine, node, via: way, at: held.tried, failure };
             let deadline = held.running.asked.deadline;
             let confirmed = self.reference.attempt_failed(edge, &failed, deadline, now);
             self.count("attempt", &confirmed);
             self.judge(invariants::failed_for_a_reason(request, "a failed attempt", confirmed));
         }
-        self.hand(edge, request, Outcome::Failed { failure, load });
+        self.hand(edge, request, Outcome::Failed { failure, load, stale, via: way });
     }
 
     pub(super) fn admitted(&mut self, edge: NodeNumber, request: u64, number: u32, load: u32) {
@@ -263,12 +291,17 @@ impl World {
         let suspect = peer.suspect_at().is_none();
         let post = held.running.asked.post;
         let dialled = !sent && now >= held.tried + DIAL;
-        if dialled || (!sent && alternatives && suspect) {
-            self.fail(edge, request, Failure::Unreachable, None);
-        } else if sent && alternatives && suspect && !post {
+        let other = held.running.edge.via(&attempt.snapshot, attempt.target);
+        let via = (whom != attempt.target).then_some(whom);
+        let around = other.is_some_and(|other| Some(other) != via);
+        // Whoever has no other way waits for this one.
+        let gives_up = suspect && (alternatives || around);
+        if !sent && (dialled || gives_up) {
+            self.fail_stale(edge, request, Failure::Unreachable, None, around);
+        } else if sent && gives_up && !post {
             let failure = Failure::Broken { code: ErrorCode::PM02, reached_app: true };
-            self.fail(edge, request, failure, None);
-        } else if alternatives && !(sent && post) && !suspect {
+            self.fail_stale(edge, request, failure, None, around);
+        } else if !suspect && !(sent && post) {
             self.watch(edge, whom, request, number);
         }
     }
@@ -294,7 +327,8 @@ impl World {
         let Some(node) = self.nodes.get(&number) else { return };
         let waits = |peer: NodeNumber| {
             let edge = node.held.values().any(|held| held.attempt.as_ref().is_some_and(|a| a.node == peer));
-            edge || node.work.values().any(|work| work.from.0 == peer)
+            let passed = node.passing.values().any(|passing| passing.to == peer || passing.edge == peer);
+            edge || passed || node.work.values().any(|work| work.from.0 == peer)
         };
         let (mut probed, mut lost) = (Vec::new(), Vec::new());
         for (peer, signs) in node.peers.iter() {
@@ -318,6 +352,7 @@ impl World {
                 let failure = Failure::Broken { code: ErrorCode::PM02, reached_app: true };
                 self.fail(number, request, failure, None);
             }
+            self.break_passing(number, |passing| passing.to == peer);
         }
         self.want_configs(number);
     }

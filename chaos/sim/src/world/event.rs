@@ -60,6 +60,12 @@ pub(super) enum Packet {
 pub(crate) struct Open {
     pub(super) request: u64,
     pub(super) attempt: u32,
+    /// Who holds the client.
+    pub(super) edge: NodeNumber,
+    /// Where it is to be passed on to.
+    pub(super) relay: Option<NodeNumber>,
+    /// Nodes that passed it on.
+    pub(super) hops: u8,
     pub(super) hop: u32,
     pub(super) app: AppId,
     pub(super) machine: MachineId,
@@ -104,6 +110,8 @@ pub(super) enum Event {
     Silent(NodeNumber, u64, u64, u32),
     /// A Machine has free slots, and edges wait.
     Offer(NodeNumber, MachineId, u64),
+    /// A connection for what is passed on may not have come up.
+    Undialled(NodeNumber, u64, (u64, u32)),
     /// An edge that was told of room may not have answered.
     Untold(NodeNumber, u64, u64),
     /// A request's turn has come, if it still waits as it did then; one that was woken does in any case.
@@ -116,6 +124,25 @@ pub(super) enum Event {
     SeeEqual,
     /// Whether the registry has a leader.
     SeeLeader,
+}
+
+impl Packet {
+    /// The request and the attempt that it answers.
+    pub(super) fn answers(&self) -> Option<(u64, u32)> {
+        match self {
+            Self::Admitted { request, attempt, .. }
+            | Self::Refused { request, attempt, .. }
+            | Self::Head { request, attempt, .. }
+            | Self::Reset { request, attempt, .. } => Some((*request, *attempt)),
+            Self::Ping(_)
+            | Self::Pong(_)
+            | Self::Open(_)
+            | Self::WantConfig(_)
+            | Self::Config(..)
+            | Self::Room { .. }
+            | Self::Waits { .. } => None,
+        }
+    }
 }
 
 impl Event {
@@ -135,6 +162,7 @@ impl Event {
             | Self::Silent(node, ..)
             | Self::Offer(node, ..)
             | Self::Untold(node, ..)
+            | Self::Undialled(node, ..)
             | Self::Turn(node, ..)
             | Self::Late(node, ..) => Some(*node),
         }

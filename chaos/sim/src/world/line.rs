@@ -85,8 +85,6 @@ impl World {
     /// A request has its place no longer, if it had one.
     pub(super) fn leaves(&mut self, edge: NodeNumber, request: u64, desk: &mut Desk) {
         let now = self.now();
-        desk.place = None;
-        self.wake(edge);
         let region =
             |node: NodeNumber| self.places.iter().find(|(n, _)| *n == node).map(|(_, region)| *region);
         let rtt = |node| match (region(edge), region(node)) {
@@ -95,6 +93,9 @@ impl World {
         };
         let left = self.reference.served_in_turn(edge, request, desk, &self.regions, now, rtt);
         self.judge(invariants::served_when_free(edge, request, left));
+        // The next one is woken once this one is gone.
+        desk.place = None;
+        self.wake(edge);
     }
 
     /// From now on the Machine tells when it has a slot.

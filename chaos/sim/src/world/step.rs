@@ -65,6 +65,7 @@ impl World {
             Event::Untold(number, life, told) if self.lives(number, life) => {
                 self.answered(number, told, false)
             }
+            Event::Undialled(number, life, key) if self.lives(number, life) => self.undialled(number, key),
             Event::Turn(number, life, request, wait, turn) if self.lives(number, life) => {
                 self.turn(number, request, wait, turn);
             }
@@ -75,6 +76,7 @@ impl World {
             | Event::Late(..)
             | Event::Offer(..)
             | Event::Untold(..)
+            | Event::Undialled(..)
             | Event::Turn(..) => {}
             Event::Mend => self.mend(),
             Event::SeeEqual => self.see_equal(false),

@@ -17,25 +17,21 @@ impl World {
     /// A request has come to a worker.
     pub(super) fn open(&mut self, number: NodeNumber, from: NodeNumber, open: Open) {
         let now = self.now();
-        let Open { request, attempt, hop, app, machine, post, takes, instruction } = open;
+        let Open { request, attempt, edge, hops, hop, app, machine, post, takes, instruction, .. } = open;
         let Some(node) = self.nodes.get(&number) else { return };
         let target = Target::Machine(machine);
         let admission = if node.drains() {
             Err((RefuseReason::Draining, 0))
         } else {
-            admit(
-                &node.local,
-                Asked { app, port: PORT, target, hops: 0, edge: from },
-                self.clock.instant(now),
-            )
-            .map_err(|refused| (refused.reason, refused.load))
+            admit(&node.local, Asked { app, port: PORT, target, hops, edge }, self.clock.instant(now))
+                .map_err(|refused| (refused.reason, refused.load))
         };
         let admission = match admission {
             Ok(admission) => admission,
             Err((reason, load)) => {
                 if reason == RefuseReason::Full {
-                    let verdict = self.reference.refuses(now, machine, from);
-                    self.judge(invariants::full_for_it(machine, from, verdict));
+                    let verdict = self.reference.refuses(now, machine, edge);
+                    self.judge(invariants::full_for_it(machine, edge, verdict));
                     self.watch_slots(number, machine);
                 }
                 self.send(number, from, Packet::Refused { request, attempt, reason, load }, 0);
@@ -48,10 +44,10 @@ impl World {
         let (of, hard) = self.reference.of(machine).unwrap_or((admission.machine.app, None));
         self.judge(invariants::delivered_to_its_app(request, app, machine, of));
         self.judge(invariants::within_hard_limit(machine, running, hard));
-        let taken = self.reference.takes(now, machine, from);
-        self.judge(invariants::kept_for_whom_it_was_offered(machine, from, taken));
+        let taken = self.reference.takes(now, machine, edge);
+        self.judge(invariants::kept_for_whom_it_was_offered(machine, edge, taken));
         self.judge(invariants::nobody_starves(machine, taken, STARVED));
-        self.note(format_args!("request {request} of {from}: {machine} takes it, {running} in flight"));
+        self.note(format_args!("request {request} of {edge}: {machine} takes it, {running} in flight"));
         let times = self.reference.executes(request, hop);
         self.judge(invariants::executed_at_most_once(request, hop, !post, times));
         self.works += 1;
