@@ -6,8 +6,9 @@
 //!
 //! *Connect*: one failure takes it out for a second, each further one for twice as long, up to
 //! [`LONGEST`]. *Stall*: at least two requests wait for it, and for [`STALL`] and ten times its usual
-//! answer it answered none; a Machine whose requests take long by nature has a long usual time. An
-//! answer, or its next start, brings it back.
+//! answer it answered none; a Machine whose requests take long by nature has a long usual time. One that
+//! answered fewer than [`KNOWN`] so far has none yet, and is not judged by its silence: held requests alone
+//! send nobody out of the region (SPEC LB-3). An answer, or its next start, brings it back.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -22,6 +23,8 @@ pub const STALL: Duration = Duration::from_millis(750);
 pub const REST: Duration = Duration::from_secs(5);
 /// Requests that must wait for a Machine before its silence says something.
 pub const WAITING: u32 = 2;
+/// Answers of a Machine before its usual time is known.
+pub const KNOWN: u32 = 16;
 /// How many times its usual answer a Machine may take.
 const PATIENCE: u64 = 10;
 
@@ -34,6 +37,8 @@ pub struct Outlier {
     since_ms: AtomicU64,
     /// Its usual time to answer, in milliseconds: a mean in which the last answers weigh most.
     usual_ms: AtomicU64,
+    /// Answers that it is made of, up to [`KNOWN`].
+    answers: AtomicU32,
     out_until_ms: AtomicU64,
     /// Failures to connect in a row.
     failures: AtomicU32,
@@ -56,6 +61,10 @@ impl Outlier {
         let next = (usual * 7 + took_ms).div_ceil(8);
         if next != usual {
             self.usual_ms.store(next, Ordering::Relaxed);
+        }
+        let answers = self.answers.load(Ordering::Relaxed);
+        if answers < KNOWN {
+            self.answers.store(answers + 1, Ordering::Relaxed);
         }
         if self.out_until_ms.load(Ordering::Relaxed) != 0 {
             self.pardon();
@@ -85,7 +94,7 @@ impl Outlier {
         if self.out_until_ms.load(Ordering::Relaxed) > now_ms {
             return true;
         }
-        if self.waiting.load(Ordering::Relaxed) < WAITING {
+        if self.waiting.load(Ordering::Relaxed) < WAITING || self.answers.load(Ordering::Relaxed) < KNOWN {
             return false;
         }
         let silent = now_ms.saturating_sub(self.since_ms.load(Ordering::Relaxed));
@@ -126,6 +135,10 @@ mod tests {
     #[test]
     fn lb_7_a_machine_that_answers_nobody_is_out_within_a_second_and_tried_again_later() {
         let machine = Outlier::default();
+        for now in 0..u64::from(KNOWN) {
+            machine.asked(now);
+            machine.answered(now, 1);
+        }
         machine.asked(1_000);
         assert!(!machine.is_out(9_000), "one that waits may wait for something long");
         machine.asked(1_100);
@@ -137,6 +150,21 @@ mod tests {
         machine.asked(7_000);
         machine.answered(7_010, 10);
         assert!(!machine.is_out(7_700) && !machine.is_out(20_000), "one waits");
+    }
+
+    #[test]
+    fn lb_3_held_requests_alone_send_nobody_away_from_a_machine_whose_usual_time_is_not_known() {
+        let machine = Outlier::default();
+        for now in 1..u64::from(KNOWN) {
+            machine.asked(now);
+            machine.answered(now, 1);
+        }
+        machine.asked(1_000);
+        machine.asked(1_000);
+        machine.asked(1_000);
+        assert!(!machine.is_out(60_000), "it may be one that takes long");
+        machine.answered(60_000, 59_000);
+        assert!(!machine.is_out(60_100));
     }
 
     #[test]

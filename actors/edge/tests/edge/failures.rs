@@ -8,6 +8,7 @@ use bytes::Bytes;
 use skein_cluster::clock;
 use skein_core::MachineId;
 use skein_core::machine::MachineState;
+use skein_core::outlier;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::Notify;
 
@@ -294,7 +295,11 @@ async fn lb_7_a_machine_that_refuses_connections_is_not_asked_again_and_again() 
 /// SPEC LB-7: one that answers nobody is avoided, although it is nearer and has room.
 #[tokio::test]
 async fn lb_7_a_machine_that_answers_nobody_is_avoided() {
-    let stalls = Server::raw(|_| Box::pin(std::future::pending())).await;
+    let stalls = Server::raw(|request| match request.uri().path() {
+        "/" => Box::pin(async { text(200, "near") }),
+        _ => Box::pin(std::future::pending()),
+    })
+    .await;
     let right = Server::answering(|_| text(200, "right")).await;
     let mut world = World::new(&["iad", "lhr"]);
     let app = world.app("hello");
@@ -302,14 +307,17 @@ async fn lb_7_a_machine_that_answers_nobody_is_avoided() {
     world.machine(1, app, right.address, HTTP);
     world.publish();
     let edge = world.shared(0, 80).await;
+    for _ in 0..outlier::KNOWN {
+        assert_eq!(get(edge, "/").await.text(), "near");
+    }
     let mut waiting = tokio::task::JoinSet::new();
     for _ in 0..3 {
-        waiting.spawn(async move { get(edge, "/").await });
+        waiting.spawn(async move { get(edge, "/long").await });
     }
     let deadline = clock::now() + Duration::from_secs(30);
     loop {
         assert!(clock::now() < deadline, "it is asked for ever");
-        if let Ok(got) = tokio::time::timeout(Duration::from_millis(400), get(edge, "/")).await {
+        if let Ok(got) = tokio::time::timeout(Duration::from_millis(400), get(edge, "/long")).await {
             assert_eq!(got.text(), "right");
             break;
         }
