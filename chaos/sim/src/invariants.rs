@@ -193,6 +193,8 @@ pub struct Known {
     pub suspect: bool,
     /// The edge avoids it (LB-7).
     pub out: bool,
+    /// It owes the edge answers (LB-7).
+    pub silent: bool,
     /// Time since its node last confirmed what is known of it.
     pub age: Duration,
     /// Round trip to it.
@@ -246,13 +248,20 @@ fn beaten(pick: &Known, other: &Known, all: &[&Known]) -> Option<&'static str> {
         };
         return (nearest(other.region) < nearest(pick.region)).then_some("its region is nearer and has room");
     }
+    if other.silent != pick.silent {
+        return (!other.silent).then_some("it owes no answers, the pick does");
+    }
     let below = |known: &Known| known.load < known.soft;
     if below(other) != below(pick) {
         return below(other).then_some("it is below its soft limit, the pick is not");
     }
     // Nearness inside a region counts in steps of 5 ms from its nearest.
     let pool = all.iter().filter(|c| {
-        c.region == pick.region && c.room() && c.tier() == pick.tier() && below(c) == below(pick)
+        c.region == pick.region
+            && c.room()
+            && c.tier() == pick.tier()
+            && c.silent == pick.silent
+            && below(c) == below(pick)
     });
     let shortest = pool.map(|c| c.rtt).min().unwrap_or_default();
     let near = |known: &Known| known.rtt.saturating_sub(shortest) <= Duration::from_millis(5);

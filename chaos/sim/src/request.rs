@@ -491,6 +491,7 @@ fn known(app: &AppView, snapshot: &Snapshot, constraint: &Constraint, edge: &Edg
             age: node.map_or(Duration::MAX, |node| node.confirmed.age(now_ms)),
             suspect: edge.peers.suspect(machine.node),
             out: machine.estimate.outlier().is_out(edge.clock.ms()),
+            silent: machine.estimate.outlier().is_silent(edge.clock.ms()),
             rtt: edge.peers.rtt(machine.node),
             load,
             soft,

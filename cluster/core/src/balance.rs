@@ -47,6 +47,8 @@ pub struct Candidate<'a> {
     pub alive: bool,
     /// Whether this edge avoids it: it takes no connection, or answers nobody (SPEC LB-7).
     pub out: bool,
+    /// Whether it owes answers, and too little is known of it to say that it stalls (SPEC LB-7).
+    pub silent: bool,
     /// Time since its node last confirmed what is known of it (SPEC LB-8).
     pub age: Duration,
 }
@@ -147,6 +149,7 @@ pub fn candidates<'a>(
             suspect: proximity.suspect(machine.node),
             alive: node.is_some_and(|node| node.alive),
             out: machine.estimate.outlier().is_out(now_ms),
+            silent: machine.estimate.outlier().is_silent(now_ms),
             age: node.map_or(Duration::MAX, |node| node.confirmed.age(now_ms)),
         })
     };
@@ -283,6 +286,8 @@ fn nearest<'a>(candidates: &[Candidate<'a>], rng: &mut impl Random) -> Option<(C
     let region = with_room.iter().min_by_key(|c| (c.rtt, c.machine.region))?.machine.region;
     let local: Vec<Candidate<'a>> =
         with_room.iter().filter(|c| c.machine.region == region).copied().collect();
+    let sound: Vec<Candidate<'a>> = local.iter().filter(|c| !c.silent).copied().collect();
+    let local = if sound.is_empty() { local } else { sound };
     let below: Vec<Candidate<'a>> = local.iter().filter(|c| c.load < c.limits.soft).copied().collect();
     let (pool, reason) =
         if below.is_empty() { (local, PickReason::AboveSoft) } else { (below, PickReason::Nearest) };

@@ -552,6 +552,9 @@ impl<'a> Comparison<'a> {
         if other.machine.region != chosen.machine.region {
             return Some(Worse::Further);
         }
+        if other.silent && !chosen.silent {
+            return Some(Worse::Out);
+        }
         (chosen.load < chosen.limits.soft && other.load >= other.limits.soft).then_some(Worse::AboveSoft)
     }
 

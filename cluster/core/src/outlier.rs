@@ -7,8 +7,9 @@
 //! *Connect*: one failure takes it out for a second, each further one for twice as long, up to
 //! [`LONGEST`]. *Stall*: at least two requests wait for it, and for [`STALL`] and ten times its usual
 //! answer it answered none; a Machine whose requests take long by nature has a long usual time. One that
-//! answered fewer than [`KNOWN`] so far has none yet, and is not judged by its silence: held requests alone
-//! send nobody out of the region (SPEC LB-3). An answer, or its next start, brings it back.
+//! answered fewer than [`KNOWN`] so far has none yet: it is only *silent*, and others of its region are
+//! preferred; held requests alone send nobody out of a region (SPEC LB-3). An answer, or its next start,
+//! brings it back.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -94,17 +95,22 @@ impl Outlier {
         if self.out_until_ms.load(Ordering::Relaxed) > now_ms {
             return true;
         }
-        if self.waiting.load(Ordering::Relaxed) < WAITING || self.answers.load(Ordering::Relaxed) < KNOWN {
-            return false;
-        }
-        let silent = now_ms.saturating_sub(self.since_ms.load(Ordering::Relaxed));
-        let usual = self.usual_ms.load(Ordering::Relaxed);
-        let stalls = silent > (STALL.as_millis() as u64).max(usual * PATIENCE);
+        let stalls = self.answers.load(Ordering::Relaxed) >= KNOWN && self.is_silent(now_ms);
         if stalls {
             // Also once those who wait have given up: somebody has to be the next to try.
             self.out_until_ms.fetch_max(now_ms + REST.as_millis() as u64, Ordering::Relaxed);
         }
         stalls
+    }
+
+    /// Whether it owes answers for longer than is usual, as far as that is known.
+    pub fn is_silent(&self, now_ms: u64) -> bool {
+        if self.waiting.load(Ordering::Relaxed) < WAITING {
+            return false;
+        }
+        let silent = now_ms.saturating_sub(self.since_ms.load(Ordering::Relaxed));
+        let usual = self.usual_ms.load(Ordering::Relaxed);
+        silent > (STALL.as_millis() as u64).max(usual * PATIENCE)
     }
 }
 
@@ -162,9 +168,9 @@ mod tests {
         machine.asked(1_000);
         machine.asked(1_000);
         machine.asked(1_000);
-        assert!(!machine.is_out(60_000), "it may be one that takes long");
+        assert!(!machine.is_out(60_000) && machine.is_silent(60_000), "it may be one that takes long");
         machine.answered(60_000, 59_000);
-        assert!(!machine.is_out(60_100));
+        assert!(!machine.is_out(60_100) && !machine.is_silent(60_100));
     }
 
     #[test]

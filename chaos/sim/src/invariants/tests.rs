@@ -9,6 +9,7 @@ fn known(machine: u64, region: &str, rtt_ms: u64, load: u32) -> Known {
         alive: true,
         suspect: false,
         out: false,
+        silent: false,
         age: Duration::ZERO,
         rtt: Duration::from_millis(rtt_ms),
         load,

@@ -42,6 +42,7 @@ fn candidate<'a>(machine: &'a MachineView, rtt_ms: u64, load: u32, soft: u32, ha
         suspect: false,
         alive: true,
         out: false,
+        silent: false,
         age: Duration::ZERO,
     }
 }
@@ -123,6 +124,24 @@ fn lb_7_a_machine_that_is_out_gets_nothing_while_another_can_take_it_and_never_a
     candidates[1].out = true;
     let picked = pick_any(&candidates, &mut rng).unwrap();
     assert_eq!((picked.candidate.machine.region.as_str(), picked.reason), ("iad", PickReason::LastResort));
+}
+
+#[test]
+fn lb_7_a_silent_machine_gets_nothing_while_another_of_its_region_has_room_and_none_leaves_the_region_for_it()
+{
+    let (near, same, far) = (view(1, "iad"), view(2, "iad"), view(3, "nrt"));
+    let mut rng = Seed::new(1);
+    let mut candidates =
+        [candidate(&near, 1, 0, 20, 25), candidate(&same, 1, 22, 20, 25), candidate(&far, 150, 0, 20, 25)];
+    candidates[0].silent = true;
+    let picked = |candidates: &[Candidate<'_>], rng: &mut Seed| {
+        pick_any(candidates, rng).unwrap().candidate.machine.record.id.bits()
+    };
+    assert_eq!(picked(&candidates, &mut rng), 2);
+    candidates[1].load = 25;
+    assert_eq!(picked(&candidates, &mut rng), 1, "full is worse");
+    candidates[1] = Candidate { silent: true, load: 5, ..candidates[1] };
+    assert_eq!(picked(&candidates, &mut rng), 1, "all are");
 }
 
 #[test]

@@ -31,6 +31,7 @@ fn candidate(machine: &MachineView, rtt_ms: u64, load: u32) -> Candidate<'_> {
         suspect: false,
         alive: true,
         out: false,
+        silent: false,
         age: Duration::ZERO,
     }
 }
