@@ -301,6 +301,8 @@ enum Round {
     Answered(Box<Answered>, Served),
     /// None has room, or runs: it waits.
     Full,
+    /// One failed, and more is known now than when it was chosen.
+    Outdated,
 }
 
 /// Sends the request to Machines until one answers without an instruction; waits when none has room.
@@ -319,6 +321,41 @@ async fn proxy(
         Round::Answered(answered, served) => Ok((answered, served)),
         // Seldom needed, and large.
         Round::Full => Box::pin(queue(core, route.wait(), exchange, access, rng)).await,
+        Round::Outdated => Box::pin(again(core, route.into_way(), exchange, access, rng)).await,
+    }
+}
+
+/// Goes on after a failure, and waits when none has room.
+async fn again(
+    core: &Core,
+    way: Way,
+    exchange: &mut Exchange,
+    access: &mut Access,
+    rng: &mut Entropy,
+) -> Result<(Box<Answered>, Served), Reply> {
+    match rounds(core, way, exchange, access, rng).await? {
+        Ok(answered) => Ok(answered),
+        Err(way) => queue(core, way, exchange, access, rng).await,
+    }
+}
+
+/// Goes on with what is known now, after each failure anew: a Machine may have held the request for long
+/// before it failed, and others came meanwhile (SPEC LB-5). Gives the way back when none has room.
+async fn rounds(
+    core: &Core,
+    mut way: Way,
+    exchange: &mut Exchange,
+    access: &mut Access,
+    rng: &mut Entropy,
+) -> Result<Result<(Box<Answered>, Served), Way>, Reply> {
+    loop {
+        let snapshot = core.reader.load();
+        let Some(mut route) = way.resume(&snapshot) else { return Err(Reply::Code(ErrorCode::PR01, None)) };
+        match round(core, &snapshot, &mut route, exchange, access, rng).await? {
+            Round::Answered(answered, served) => return Ok(Ok((answered, served))),
+            Round::Full => return Ok(Err(route.wait())),
+            Round::Outdated => way = route.into_way(),
+        }
     }
 }
 
@@ -373,17 +410,15 @@ async fn queue(
         let waited = now.saturating_duration_since(place.since);
         exchange.place = Some(place);
         news.mark_unchanged();
-        let snapshot = core.reader.load();
-        let Some(mut route) = way.resume(&snapshot) else { return Err(Reply::Code(ErrorCode::PR01, None)) };
-        let went = round(core, &snapshot, &mut route, exchange, access, rng).await;
+        let went = rounds(core, way, exchange, access, rng).await;
         match (&exchange.place, &went) {
-            (Some(place), Ok(Round::Full)) => place.again(),
+            (Some(place), Ok(Err(_))) => place.again(),
             // A Machine had it, or it failed.
             _ => access.waited(waited),
         }
         match went? {
-            Round::Answered(answered, served) => return Ok((answered, served)),
-            Round::Full => way = route.wait(),
+            Ok(answered) => return Ok(answered),
+            Err(again) => way = again,
         }
     }
 }
@@ -429,6 +464,9 @@ async fn round<'s>(
                 access.at(now).failed(machine, failure, load, stale, now.saturating_duration_since(decided));
                 after_failure(core, route, exchange, &failed, machine, now)?;
                 core.metrics.retries.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                if core.reader.load().version != snapshot.version {
+                    return Ok(Round::Outdated);
+                }
                 continue;
             }
         };

@@ -165,6 +165,11 @@ impl<'s> Route<'s> {
         way
     }
 
+    /// To go on with a newer snapshot: whoever failed or refused it stays excluded.
+    pub fn into_way(self) -> Way {
+        self.way
+    }
+
     /// The app that it is for now: a replay may have changed it.
     pub fn app(&self) -> &'s Arc<AppView> {
         self.app

@@ -7,6 +7,7 @@ use std::time::Duration;
 use skein_core::machine::MachineState;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 
 use crate::backend::{Server, nowhere, read_head, request, send, text};
 use crate::world::{HTTP, World};
@@ -70,6 +71,43 @@ async fn failing(fails: Fails, effects: Arc<AtomicUsize>) -> Server {
 fn reset(stream: TcpStream) {
     let socket = socket2::Socket::from(stream.into_std().unwrap());
     socket.set_linger(Some(Duration::ZERO)).unwrap();
+}
+
+/// SPEC LB-5: a stale view costs a hop, never an error. What was known when a request came may be old by the
+/// time that its Machine dies.
+#[tokio::test]
+async fn lb_5_who_fails_late_is_tried_again_by_what_is_known_then() {
+    for (at, refuses) in [(0, false), (1, false), (1, true)] {
+        let mut world = World::new(&["iad", "lhr", "nrt"]);
+        let (took, end) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (taken, ending) = (Arc::clone(&took), Arc::clone(&end));
+        let dying = Server::bytes(move |mut stream, _| {
+            let (taken, ending) = (Arc::clone(&taken), Arc::clone(&ending));
+            Box::pin(async move {
+                read_head(&mut stream).await.unwrap();
+                taken.notify_one();
+                ending.notified().await;
+            })
+        })
+        .await;
+        let other = Server::answering(|_| text(200, "other")).await;
+        let app = world.app("hello");
+        let first = world.machine(at, app, dying.address, HTTP);
+        let second = world.machine(2, app, other.address, HTTP);
+        world.change(second, |machine| machine.state = MachineState::Stopped);
+        world.publish();
+        let edge = world.shared(0, 80).await;
+        let asking = send(edge, request("GET", "/", ""));
+        let meanwhile = async {
+            took.notified().await;
+            world.change(second, |machine| machine.state = MachineState::Started);
+            world.change(first, |machine| machine.cordoned = refuses);
+            world.publish();
+            end.notify_one();
+        };
+        let (got, ()) = tokio::join!(asking, meanwhile);
+        assert_eq!((got.status, got.text()), (200, "other"), "node {at}");
+    }
 }
 
 /// SPEC LB-6: a counter of effects stands for the app's database. A request that an app may have seen is
