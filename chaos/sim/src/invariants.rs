@@ -344,6 +344,47 @@ pub fn retried_within_budget(edge: NodeNumber, app: AppId, (retries, most): (u32
     })
 }
 
+/// One node decides for an app in a region (SPEC AUTO-1).
+///
+/// # Errors
+/// [`Violation`].
+pub fn one_decides(app: AppId, region: RegionCode, node: NodeNumber, other: Option<NodeNumber>) -> Verdict {
+    hold(other.is_none(), "one node decides for an app in a region", || {
+        format!("{node} and {other:?} decide for {app} in {region}")
+    })
+}
+
+/// Autostop leaves `min_machines_running` up (SPEC AUTO-1).
+///
+/// # Errors
+/// [`Violation`].
+pub fn enough_stay_up(machine: MachineId, left: u32, least: u32) -> Verdict {
+    hold(left >= least, "min_machines_running stay up", || {
+        format!("{machine} comes to rest, {left} are left of at least {least}")
+    })
+}
+
+/// What has something in flight does not come to rest (SPEC AUTO-1).
+///
+/// # Errors
+/// [`Violation`].
+pub fn only_idle_ones_rest(machine: MachineId, in_flight: u32) -> Verdict {
+    hold(in_flight == 0, "only idle Machines come to rest", || {
+        format!("{machine} comes to rest with {in_flight} in flight")
+    })
+}
+
+/// Nothing is started that the load does not need (SPEC AUTO-2): room of what is up, and the load.
+///
+/// # Errors
+/// [`Violation`].
+pub fn started_for_a_load(machine: MachineId, needed: Option<(u32, u32)>) -> Verdict {
+    let holds = needed.is_none_or(|(room, load)| room < load);
+    hold(holds, "a start has a load that needs it", || {
+        format!("{machine} is started with room, load {needed:?}")
+    })
+}
+
 /// A request is passed on at most once per attempt (SPEC LB-8).
 ///
 /// # Errors

@@ -10,6 +10,7 @@
 pub mod agenda;
 pub mod bare;
 pub mod cluster;
+pub mod demand;
 pub mod detector;
 pub mod facts;
 pub mod figures;

@@ -1,7 +1,7 @@
 //! One node: its Machines as its worker publishes them, and what it knows.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,11 +13,13 @@ use skein_cluster::local::Upstream;
 use skein_cluster::publish::Folder;
 use skein_cluster::registry::{ProposeError, Registry};
 use skein_cluster::{BoxFuture, LocalMachine, Members};
+use skein_core::autostop::Rest;
+use skein_core::autostop::start::Starter;
 use skein_core::budget::RetryBudget;
 use skein_core::facts::{Outcome, Proposal, State};
 use skein_core::key::NodeRecord;
 use skein_core::load::{LoadClass, Permit, Slots};
-use skein_core::machine::{Concurrency, MachineConfig, MachineState, Port, Service};
+use skein_core::machine::{Autostop, Concurrency, MachineConfig, MachineState, Port, Service};
 use skein_core::record::Record;
 use skein_core::snapshot::{Changes, Snapshot, fold};
 use skein_core::{AppId, ConfigHash, MachineId, NodeNumber, RegionCode, VersionId, testing};
@@ -26,12 +28,14 @@ use ulid::Ulid;
 
 use crate::agenda::{MS, Micros};
 use crate::bare::node_record;
+use crate::demand::Demands;
 use crate::facts::ulid;
 use crate::invariants::View;
 use crate::peers::{Clock, Peers};
 use crate::queue::Queue;
 use crate::request::{PORT, Running};
 use crate::seam::poll;
+use crate::transition::Auto;
 use crate::world::Open;
 
 /// A Machine on its node.
@@ -63,10 +67,36 @@ pub(crate) struct Machine {
     pub(crate) life: u64,
     /// Whether it runs when its node does.
     pub(crate) wanted: bool,
+    /// So many of its kind stay up.
+    pub(crate) least: u32,
+    /// Who waits for its rest: the node that decides, the number of its round and of the question.
+    pub(crate) tells: Option<(NodeNumber, u64, u32)>,
+}
+
+/// What a node saw of a Machine of its own.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Look {
+    /// What it had taken.
+    pub(crate) taken: u32,
+    /// Whether something was in flight.
+    pub(crate) busy: bool,
+    /// Since when it took nothing and had nothing in flight.
+    pub(crate) quiet_since: Micros,
+}
+
+/// Machines that a node brings to rest, one after another.
+#[derive(Debug)]
+pub(crate) struct Carry {
+    /// So many more.
+    pub(crate) left: usize,
+    /// Of these.
+    pub(crate) among: VecDeque<(MachineId, NodeNumber, Rest)>,
+    /// How many were asked.
+    pub(crate) asked: u32,
 }
 
 /// A configuration with one service on the public port.
-pub(crate) fn config(soft: u32, hard: u32) -> MachineConfig {
+pub(crate) fn config(soft: u32, hard: u32, auto: Auto) -> MachineConfig {
     let port = Port { port: Some(PORT), handlers: vec!["http".to_owned()], ..Port::default() };
     let concurrency =
         Concurrency { kind: "requests".to_owned(), hard_limit: Some(hard), soft_limit: Some(soft) };
@@ -75,6 +105,12 @@ pub(crate) fn config(soft: u32, hard: u32) -> MachineConfig {
         internal_port: 8080,
         ports: vec![port],
         concurrency: Some(concurrency),
+        autostart: Some(auto != Auto::Off),
+        autostop: matches!(auto, Auto::Both(_)).then_some(Autostop::Stop),
+        min_machines_running: match auto {
+            Auto::Both(least) => Some(least.into()),
+            Auto::Off | Auto::Starts => None,
+        },
         ..Service::default()
     };
     MachineConfig { image: "skein/hello".to_owned(), services: vec![service], ..MachineConfig::default() }
@@ -260,6 +296,15 @@ pub(crate) struct Node {
     pub(crate) held: BTreeMap<u64, Held>,
     /// Those of them that wait.
     pub(crate) queue: Rc<Queue>,
+    /// What its requests want started.
+    pub(crate) demands: Rc<Demands>,
+    /// What it starts for edges.
+    pub(crate) starter: Starter,
+    /// What it saw of its Machines, and when it looked last.
+    pub(crate) looks: BTreeMap<MachineId, Look>,
+    pub(crate) looked: Option<Micros>,
+    /// What it brings to rest.
+    pub(crate) carries: BTreeMap<u64, Carry>,
     /// Its apps' budgets for retries.
     pub(crate) budgets: Rc<RefCell<BTreeMap<AppId, RetryBudget>>>,
     /// What its Machines serve, by the work's number.
@@ -294,6 +339,11 @@ impl Node {
             peers,
             held: BTreeMap::new(),
             queue: Rc::default(),
+            demands: Rc::default(),
+            starter: Starter::default(),
+            looks: BTreeMap::new(),
+            looked: None,
+            carries: BTreeMap::new(),
             budgets: Rc::default(),
             work: BTreeMap::new(),
             passing: BTreeMap::new(),
@@ -369,6 +419,9 @@ impl Node {
         self.asked.clear();
         self.held.clear();
         (self.reader, self.queue, self.budgets) = (Rc::default(), Rc::default(), Rc::default());
+        (self.demands, self.starter, self.looked) = (Rc::default(), Starter::default(), None);
+        self.looks.clear();
+        self.carries.clear();
         self.work.clear();
         self.told.clear();
         self.passing.clear();
@@ -377,6 +430,7 @@ impl Node {
             (machine.slots, machine.freed) = (Arc::default(), Arc::default());
             (machine.state, machine.class) = (MachineState::Stopped, LoadClass::BelowSoft);
             machine.life += 1;
+            machine.tells = None;
         }
     }
 

@@ -7,6 +7,7 @@
 //! snapshot of the moment at which the request came, which lags [`LAG`] behind while it and the
 //! Machine's node hear each other, and as long as they do not.
 
+mod auto;
 mod budget;
 mod history;
 mod line;
@@ -65,6 +66,9 @@ struct Story {
     node: NodeNumber,
     region: RegionCode,
     hard: Option<u32>,
+    soft: u32,
+    /// Whether traffic may start it.
+    starts: bool,
     status: History<Status>,
     full: History<bool>,
     in_flight: u32,
@@ -81,6 +85,12 @@ pub struct Reference {
     /// Whether anything is.
     broken: History<bool>,
     executed: BTreeMap<(u64, u32), u32>,
+    /// When somebody last changed something by hand.
+    meddled: Micros,
+    /// How many requests for an app edges held, lately.
+    held: BTreeMap<Option<AppId>, Vec<(Micros, u32)>>,
+    /// Machines that were started for traffic, lately.
+    started: Vec<(MachineId, Micros)>,
     /// How often an attempt was passed on.
     passed: BTreeMap<(u64, u32), u32>,
     /// Who waits at edges, in the order in which they came.
@@ -110,7 +120,17 @@ impl Reference {
         hard: Option<u32>,
     ) {
         let (status, full) = (History::default(), History::default());
-        self.machines.insert(machine, Story { app, node, region, hard, status, full, in_flight: 0 });
+        self.machines.insert(
+            machine,
+            Story { app, node, region, hard, soft: 1, starts: false, status, full, in_flight: 0 },
+        );
+    }
+
+    /// Its soft limit, and whether traffic may start it.
+    pub fn limits(&mut self, machine: MachineId, soft: u32, starts: bool) {
+        if let Some(story) = self.machines.get_mut(&machine) {
+            (story.soft, story.starts) = (soft, starts);
+        }
     }
 
     /// A Machine is so from now on.

@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use skein_core::balance::Constraint;
+use skein_core::autostop::wake::Wake;
+use skein_core::balance::{Constraint, Pick};
 use skein_core::budget::RetryBudget;
 use skein_core::code::ErrorCode;
 use skein_core::explain::Steps;
@@ -30,6 +31,7 @@ use skein_core::wire::RefuseReason;
 use skein_core::{AppId, MachineId, NodeNumber};
 
 use crate::agenda::Micros;
+use crate::demand::{Demands, Waiting};
 use crate::invariants::{Decided, Known};
 use crate::peers::{Clock, Peers};
 use crate::queue::{self, Place, Queue};
@@ -127,6 +129,8 @@ pub enum Stopped {
     Crowded,
     /// It waited for as long as it may.
     Waited,
+    /// It waited for a start, for as long as it may.
+    Unstarted,
 }
 
 /// What a request waits for.
@@ -173,6 +177,8 @@ pub struct Desk {
     pub turn: Option<Turn>,
     /// Its place in the queue, until a Machine has it.
     pub place: Option<Place>,
+    /// Whether it waits for a start.
+    pub hopes: bool,
     /// How often it began to wait.
     pub waits: u32,
     /// When it loaded the snapshot that it decides by.
@@ -216,6 +222,8 @@ pub struct Edge {
     pub reader: Rc<RefCell<Arc<Snapshot>>>,
     /// Requests that wait.
     pub queue: Rc<Queue>,
+    /// What its requests want started.
+    pub demands: Rc<Demands>,
     /// The budgets for retries, of each app.
     pub budgets: Rc<RefCell<BTreeMap<AppId, RetryBudget>>>,
 }
@@ -252,7 +260,14 @@ impl Running {
     /// Begins a request with the snapshot of this moment.
     pub fn begin(asked: Asked, edge: Edge, rng: Seed) -> Self {
         let desk = Rc::new(RefCell::new(Desk::default()));
-        let trip = Trip { asked: asked.clone(), edge: edge.clone(), desk: Rc::clone(&desk), rng };
+        let trip = Trip {
+            asked: asked.clone(),
+            edge: edge.clone(),
+            desk: Rc::clone(&desk),
+            rng,
+            woke: false,
+            waiting: None,
+        };
         Self { edge, future: Box::pin(trip.proxy()), desk, asked }
     }
 
@@ -290,9 +305,35 @@ struct Trip {
     edge: Edge,
     desk: Rc<RefCell<Desk>>,
     rng: Seed,
+    /// It waited for a start since the last replay.
+    woke: bool,
+    waiting: Option<Waiting>,
 }
 
 impl Trip {
+    fn judge<'s>(&self, world: &World<'s>, route: &Route<'s>, pick: Option<&Pick<'s>>, waits: bool) -> Wake {
+        route.wake(world, pick, waits, 1_700_000_000_000 + self.edge.clock.ms())
+    }
+
+    /// Notes what is to be started while it waits.
+    fn wait_for(&mut self, app: AppId, wake: Wake) {
+        let (want, only) = match wake {
+            Wake::Nothing => return self.set_waiting(None),
+            Wake::GoOn(want) => (want, false),
+            Wake::Wait(want) | Wake::Await(want) => (want, true),
+        };
+        self.woke |= matches!(wake, Wake::Wait(_));
+        let kept = self.waiting.take().filter(|waiting| waiting.is_for((app, want)));
+        let mut waiting = kept.unwrap_or_else(|| self.edge.demands.wait((app, want)));
+        waiting.only = only;
+        self.set_waiting(Some(waiting));
+    }
+
+    fn set_waiting(&mut self, waiting: Option<Waiting>) {
+        self.desk.borrow_mut().hopes = waiting.is_some();
+        self.waiting = waiting;
+    }
+
     fn stop(&self, at: Stopped, code: ErrorCode) -> End {
         self.desk.borrow_mut().stopped = at;
         End::Code(code)
@@ -328,13 +369,16 @@ impl Trip {
                 let constraint = self.desk.borrow().constraint.clone();
                 self.did(Did::Joined(way.service().0, constraint, way.want()));
             }
+            let starts = self.waiting.as_ref().is_some_and(|waiting| waiting.only);
             {
                 let mut desk = self.desk.borrow_mut();
                 let first = desk.place.as_ref().is_some_and(Place::is_first);
                 desk.waits += 1;
+                let until = if starts { self.asked.deadline } else { until };
                 desk.did.push(Did::Waits { first, until });
             }
             match turn(&self.desk).await {
+                Turn::Late if starts => return self.stop(Stopped::Unstarted, ErrorCode::PM01),
                 Turn::Late => return self.stop(Stopped::Waited, ErrorCode::PR04),
                 Turn::Poll => self.desk.borrow().place.iter().for_each(Place::tries),
                 Turn::Woken => {}
@@ -367,6 +411,8 @@ impl Trip {
                 desk.place.is_some()
             };
             if !placed && edge.queue.is_ahead(route.way().service(), &route.way().want()) {
+                let wake = self.judge(&world, &route, None, false);
+                self.wait_for(app, wake);
                 return Round::Full(route.wait());
             }
             let draining = edge.draining.load(Ordering::Relaxed);
@@ -385,14 +431,36 @@ impl Trip {
                 known,
                 pick,
                 full,
-                goes: decision.as_ref().is_ok_and(|decision| !decision.enough),
+                goes: false,
             };
-            self.did(Did::Decided(Box::new(decided)));
-            let decision = match decision {
-                Ok(decision) if !decision.enough => decision,
-                Ok(_) | Err(ErrorCode::PR04) => return Round::Full(route.wait()),
-                Err(code) => return Round::Ended(self.stop(Stopped::Decision, code)),
+            let waits = self.woke;
+            let wake = match &decision {
+                Ok(decision) if !decision.asleep && !waits => Wake::Nothing,
+                Ok(decision) => self.judge(&world, &route, Some(&decision.pick), waits),
+                Err(_) => self.judge(&world, &route, None, waits),
             };
+            let goes = matches!(wake, Wake::Nothing | Wake::GoOn(_));
+            let goes = goes && decision.as_ref().is_ok_and(|decision| !decision.enough);
+            self.did(Did::Decided(Box::new(Decided { goes, ..decided })));
+            let decision = match (decision, wake) {
+                (Ok(decision), Wake::Nothing) if !decision.enough => decision,
+                (Ok(decision), Wake::GoOn(want)) if !decision.enough => {
+                    edge.demands.want((app, want));
+                    decision
+                }
+                (Ok(_) | Err(ErrorCode::PR04), wake)
+                | (Err(_), wake @ (Wake::Wait(_) | Wake::Await(_) | Wake::GoOn(_))) => {
+                    self.wait_for(app, wake);
+                    return Round::Full(route.wait());
+                }
+                (Err(ErrorCode::PR01), Wake::Nothing) if self.woke => {
+                    return Round::Ended(self.stop(Stopped::Decision, ErrorCode::PM01));
+                }
+                (Err(code), Wake::Nothing) => {
+                    return Round::Ended(self.stop(Stopped::Decision, code));
+                }
+            };
+            self.set_waiting(None);
             if !placed {
                 self.did(Did::Passes(app, route.way().want()));
             }
@@ -429,6 +497,7 @@ impl Trip {
                     }
                     drop(in_flight);
                     full = 0;
+                    self.woke = false;
                     if let Err(stop) = route.follow(instruction.as_bytes(), machine, &world) {
                         return Round::Ended(self.stop(Stopped::Replay, stop.code));
                     }

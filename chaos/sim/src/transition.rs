@@ -14,7 +14,9 @@ use crate::agenda::{MS, Micros};
 /// Apps that can exist.
 pub const APPS: u8 = 4;
 /// Machines that can exist.
-pub const MACHINES: u8 = 24;
+pub const MACHINES: u8 = 250;
+/// Of those, the ones that random traces name.
+const SLOTS: usize = 24;
 
 /// What an app answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +31,17 @@ pub enum Reply {
     App(u8),
     /// `fly-replay: elsewhere=true`.
     Elsewhere,
+}
+
+/// What idleness and traffic do to a Machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Auto {
+    /// Nothing.
+    Off,
+    /// Traffic starts it.
+    Starts,
+    /// Idleness stops it too, as long as so many run.
+    Both(u8),
 }
 
 /// A change of a Machine.
@@ -67,6 +80,8 @@ pub enum Transition {
         soft: u8,
         /// Its hard limit is so much more.
         room: u8,
+        /// What idleness and traffic do to it.
+        auto: Auto,
     },
     /// A Machine changes.
     Machine {
@@ -180,8 +195,11 @@ impl fmt::Display for Transition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Create { app, node } => write!(f, "create app {app} through node {node}"),
-            Self::Deploy { machine, app, node, soft, room } => {
-                write!(f, "deploy machine {machine} of app {app} on node {node} soft {soft} room {room}")
+            Self::Deploy { machine, app, node, soft, room, auto } => {
+                write!(
+                    f,
+                    "deploy machine {machine} of app {app} on node {node} soft {soft} room {room} auto {auto:?}"
+                )
             }
             Self::Machine { machine, change } => write!(f, "machine {machine} {change:?}"),
             Self::Request { edge, app, post, count, takes, reply } => {
@@ -283,6 +301,7 @@ fn deploy(rng: &mut impl Random, machine: u8, nodes: u8) -> Transition {
         node: rng.below(nodes.into()) as u8,
         soft: 1 + rng.below(3) as u8,
         room: rng.below(3) as u8,
+        auto: [Auto::Off, Auto::Starts, Auto::Both(0), Auto::Both(1)][rng.below(4)],
     }
 }
 
@@ -319,7 +338,7 @@ fn make(rng: &mut impl Random, kind: Kind, nodes: u8) -> Transition {
             Transition::Machine { machine: rng.below(16) as u8, change }
         }
         Kind::Deploy => {
-            let machine = rng.below(MACHINES.into()) as u8;
+            let machine = rng.below(SLOTS) as u8;
             deploy(rng, machine, nodes)
         }
         Kind::Create => Transition::Create { app: rng.below(APPS.into()) as u8, node },
@@ -359,7 +378,7 @@ pub fn decode(bytes: &[u8], nodes: u8) -> Trace {
     at += 2_000 * MS;
     for machine in 0..3 {
         let node = machine % nodes.max(1);
-        trace.push((at, Transition::Deploy { machine, app: 0, node, soft: 1, room: 1 }));
+        trace.push((at, Transition::Deploy { machine, app: 0, node, soft: 1, room: 1, auto: Auto::Off }));
     }
     at += 1_000 * MS;
     while source.0.len() > 0 && trace.len() < 64 {

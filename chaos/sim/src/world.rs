@@ -4,6 +4,7 @@
 //! makes one run. After each event what was observed is judged by [`invariants`](crate::invariants).
 
 mod apply;
+mod auto;
 mod carry;
 mod edge;
 mod event;
@@ -56,12 +57,17 @@ pub struct Setup {
     pub compare_every: u64,
     /// The nodes' regions, in turn; empty is all there are.
     pub regions: &'static [&'static str],
+    /// Between two looks for idle Machines.
+    pub interval: Micros,
+    /// So many of an app in a region stop at once.
+    pub batch: usize,
 }
 
 impl Setup {
     /// `nodes` nodes; up to 25 each fold is compared, above every tenth.
     pub fn new(nodes: u8) -> Self {
-        Self { nodes: nodes.max(1), compare_every: if nodes <= 25 { 1 } else { 10 }, regions: &[] }
+        let compare_every = if nodes <= 25 { 1 } else { 10 };
+        Self { nodes: nodes.max(1), compare_every, regions: &[], interval: 5 * SECOND, batch: 1 }
     }
 
     /// A node in each of these regions, some of them more than once.
@@ -86,6 +92,10 @@ pub struct Counts {
     pub failed: u64,
     /// Those whose edge died.
     pub orphaned: u64,
+    /// Machines that traffic started.
+    pub started: u64,
+    /// Machines that came to rest.
+    pub rested: u64,
     /// Those that waited for room.
     pub waited: u64,
     /// Decisions that were judged.

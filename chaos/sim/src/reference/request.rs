@@ -150,6 +150,10 @@ impl Reference {
                     format!("{app} waited for the app, {all} in all")
                 });
             }
+            Stopped::Unstarted | Stopped::Decision if code == ErrorCode::PM01 => {
+                return self.unstarted(edge, asked, desk, regions, (start, now));
+            }
+            Stopped::Unstarted => return Err(format!("a start that is waited for in vain is not {code}")),
             Stopped::Waited => return self.waited(edge, code, asked, (start, now)),
             Stopped::Decision => {}
         }
@@ -160,6 +164,7 @@ impl Reference {
                 return Err(format!("{id} could take it all the while, and was not tried"));
             }
         }
+        self.unwoken(asked, desk, regions, now)?;
         for id in &desk.constraint.exclude {
             if !desk.failed.iter().any(|failed| failed.machine == *id) && !desk.answered.contains(id) {
                 return Err(format!("{id} was left out, and did not fail"));
@@ -175,6 +180,42 @@ impl Reference {
             (ErrorCode::PR01, None) => Ok("no Machine could take it"),
             (code, last) => Err(format!("nothing leads to {code} after {last:?}")),
         }
+    }
+
+    /// The cause of an end of one that waited for a start.
+    fn unstarted(
+        &self,
+        edge: NodeNumber,
+        asked: &Asked,
+        desk: &Desk,
+        regions: &Regions,
+        (start, now): (Micros, Micros),
+    ) -> Cause {
+        for (id, story) in self.meant(asked, desk, regions) {
+            let tried = desk.failed.iter().any(|failed| failed.machine == *id);
+            if !tried && !desk.answered.contains(id) && !self.passed_over(edge, story, (start, now)) {
+                return Err(format!("{id} was up all the while, and was not tried"));
+            }
+        }
+        self.unwoken(asked, desk, regions, now)?;
+        Ok("no Machine came up in time")
+    }
+
+    /// That traffic could start none for a request, when all must know of all.
+    fn unwoken(&self, asked: &Asked, desk: &Desk, regions: &Regions, now: Micros) -> Result<(), String> {
+        if !self.settled(now) {
+            return Ok(());
+        }
+        let started = self.meant(asked, desk, regions).find(|(id, story)| {
+            let rests = |s: Status| s.exists && !s.started && s.healthy && !s.cordoned;
+            let acts = self
+                .nodes
+                .get(&story.node)
+                .and_then(super::history::History::now)
+                .is_some_and(|s| !s.draining);
+            story.starts && acts && story.status.now().is_some_and(rests) && !desk.answered.contains(id)
+        });
+        started.map_or(Ok(()), |(id, _)| Err(format!("traffic could start {id}")))
     }
 
     /// The cause of an end in the queue: that it waited for as long as it may. Whether room was left

@@ -11,18 +11,18 @@ use skein_core::machine::MachineState;
 use skein_core::{ConfigHash, MachineId, NodeNumber};
 use ulid::Ulid;
 
-use super::{Event, PATIENCE, World};
+use super::{Event, PATIENCE, Packet, World};
 use crate::agenda::MS;
 use crate::facts;
 use crate::node::{Held, Machine, config};
 use crate::reference::{NodeStatus, Status};
 use crate::request::{Asked, Edge, Running};
-use crate::transition::{APPS, Change, MACHINES, Reply, Transition};
+use crate::transition::{APPS, Auto, Change, MACHINES, Reply, Transition};
 
 /// A Machine's process takes so long to start.
 const START: u64 = 200 * MS;
 /// And so long to end when it is asked to.
-const STOP: u64 = 300 * MS;
+pub(super) const STOP: u64 = 300 * MS;
 
 impl World {
     fn number(&self, node: u8) -> NodeNumber {
@@ -30,11 +30,14 @@ impl World {
     }
 
     pub(super) fn apply(&mut self, index: usize, transition: Transition) {
+        if !matches!(transition, Transition::Request { .. } | Transition::Load { .. }) {
+            self.reference.meddles(self.agenda.now());
+        }
         match transition {
             Transition::Create { app, node } => self.create(index, app % APPS, self.number(node)),
-            Transition::Deploy { machine, app, node, soft, room } => {
+            Transition::Deploy { machine, app, node, soft, room, auto } => {
                 let limits = (u32::from(soft.max(1)), u32::from(soft.max(1)) + u32::from(room));
-                self.deploy(index, machine % MACHINES, app % APPS, self.number(node), limits);
+                self.deploy(index, machine % MACHINES, app % APPS, self.number(node), limits, auto);
             }
             Transition::Machine { machine, change } => self.change(machine % MACHINES, change),
             Transition::Request { edge, app, post, count, takes, reply } => {
@@ -111,7 +114,15 @@ impl World {
         }
     }
 
-    fn deploy(&mut self, index: usize, slot: u8, app: u8, on: NodeNumber, (soft, hard): (u32, u32)) {
+    fn deploy(
+        &mut self,
+        index: usize,
+        slot: u8,
+        app: u8,
+        on: NodeNumber,
+        (soft, hard): (u32, u32),
+        auto: Auto,
+    ) {
         let (now, app) = (self.now(), facts::app_id(1 + u128::from(app)));
         let Some(node) = self.nodes.get_mut(&on).filter(|node| node.life.is_some() && !node.paused) else {
             return;
@@ -123,10 +134,16 @@ impl World {
         let mut hash = [0; 16];
         hash[..4].copy_from_slice(&soft.to_be_bytes());
         hash[4..8].copy_from_slice(&hard.to_be_bytes());
+        let (kind, least) = match auto {
+            Auto::Off => (0, 0),
+            Auto::Starts => (1, 0),
+            Auto::Both(least) => (2, least),
+        };
+        (hash[8], hash[9]) = (kind, least);
         let machine = Machine {
             id,
             app,
-            config: Arc::new(config(soft, hard)),
+            config: Arc::new(config(soft, hard, auto)),
             hash: ConfigHash(hash),
             state: MachineState::Created,
             healthy: true,
@@ -137,11 +154,14 @@ impl World {
             since: now,
             life: 0,
             wanted: true,
+            least: least.into(),
+            tells: None,
         };
         let region = node.region;
         node.machines.insert(id, machine);
         self.slots.insert(slot, (on, id));
         self.reference.deploy(id, app, on, region, Some(hard));
+        self.reference.limits(id, soft, auto != Auto::Off);
         self.boot(on, id);
     }
 
@@ -176,6 +196,10 @@ impl World {
         self.tell(number, id);
         if next == MachineState::Stopped {
             self.break_off(number, id);
+            let tells = self.nodes.get_mut(&number).and_then(|node| node.machines.get_mut(&id)?.tells.take());
+            if let Some((to, carry, asked)) = tells {
+                self.send(number, to, Packet::Rested { carry, asked, rested: true }, 0);
+            }
         }
     }
 
@@ -281,6 +305,7 @@ impl World {
         let app = facts::app_id(1 + u128::from(app));
         let deadline = now + PATIENCE;
         let asked = Asked { id, app, post, takes, instruction, deadline };
+        self.reference.holds(now, &asked, true);
         let here = Edge {
             node: edge,
             clock: Arc::clone(&self.clock),
@@ -290,6 +315,7 @@ impl World {
             reader: Rc::clone(&node.reader),
             queue: Rc::clone(&node.queue),
             budgets: Rc::clone(&node.budgets),
+            demands: Rc::clone(&node.demands),
         };
         let rng = self.seed.child(&format!("request {id}"));
         let running = Running::begin(asked, here, rng);

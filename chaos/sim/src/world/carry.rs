@@ -85,6 +85,13 @@ impl World {
             }
             Packet::Room { told, app, machine, load } => self.room(from, to, told, app, machine, load),
             Packet::Waits { told, waits } => self.answered(to, told, waits),
+            Packet::Demand(app, region, demand) => self.demanded(to, from, app, region, demand),
+            Packet::Start(machine) => self.wanted(to, from, machine),
+            Packet::Begun { machine, begun } => self.begun(to, machine, begun),
+            Packet::Rest { carry, asked, machine, rest } => {
+                self.rest(to, from, (carry, asked), machine, rest)
+            }
+            Packet::Rested { carry, asked, rested } => self.carry_on(to, carry, Some((asked, rested))),
             Packet::WantConfig(hash) => {
                 let machines = self.nodes.get(&to).map(|node| &node.machines);
                 let machine = machines.and_then(|all| all.values().find(|machine| machine.hash == hash));

@@ -31,6 +31,7 @@ impl World {
             (std::mem::take(&mut desk.did), desk.aim.take())
         };
         did.into_iter().for_each(|did| self.did(edge, request, did));
+        self.begin_telling(edge);
         match (end, aim) {
             (Some(end), _) => self.ended(edge, request, end),
             (None, Some(aim)) => self.attempt(edge, request, aim),
@@ -44,6 +45,7 @@ impl World {
             return;
         };
         let asked = held.running.asked.clone();
+        self.reference.holds(now, &asked, false);
         let mut desk = held.running.desk.borrow_mut();
         if let End::Answered(machine) = end {
             self.counts.answered += 1;

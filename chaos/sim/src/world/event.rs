@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
+use skein_core::autostop::Rest;
+use skein_core::autostop::start::Demand;
 use skein_core::code::ErrorCode;
 use skein_core::machine::MachineConfig;
 use skein_core::wire::RefuseReason;
-use skein_core::{AppId, ConfigHash, MachineId, NodeNumber};
+use skein_core::{AppId, ConfigHash, MachineId, NodeNumber, RegionCode};
 
 use crate::agenda::Micros;
+use crate::demand::Key;
 use crate::request::Turn;
 use crate::{cluster, registry};
 
@@ -52,6 +55,26 @@ pub(super) enum Packet {
     Waits {
         told: u64,
         waits: bool,
+    },
+    /// What an edge needs in a region.
+    Demand(AppId, RegionCode, Demand),
+    /// Traffic needs a Machine; whether its start began.
+    Start(MachineId),
+    Begun {
+        machine: MachineId,
+        begun: bool,
+    },
+    /// A Machine seems to be one too many; whether it came to rest.
+    Rest {
+        carry: u64,
+        asked: u32,
+        machine: MachineId,
+        rest: Rest,
+    },
+    Rested {
+        carry: u64,
+        asked: u32,
+        rested: bool,
     },
 }
 
@@ -110,6 +133,12 @@ pub(super) enum Event {
     Silent(NodeNumber, u64, u64, u32),
     /// A Machine has free slots, and edges wait.
     Offer(NodeNumber, MachineId, u64),
+    /// An edge tells what it wants started: for the first time, or again.
+    Say(NodeNumber, u64, Key, bool),
+    /// A node looks for idle Machines.
+    Look(NodeNumber, u64),
+    /// An owner may not have answered.
+    Unrested(NodeNumber, u64, u64, u32),
     /// A connection for what is passed on may not have come up.
     Undialled(NodeNumber, u64, (u64, u32)),
     /// An edge that was told of room may not have answered.
@@ -140,7 +169,12 @@ impl Packet {
             | Self::WantConfig(_)
             | Self::Config(..)
             | Self::Room { .. }
-            | Self::Waits { .. } => None,
+            | Self::Waits { .. }
+            | Self::Demand(..)
+            | Self::Start(_)
+            | Self::Begun { .. }
+            | Self::Rest { .. }
+            | Self::Rested { .. } => None,
         }
     }
 }
@@ -163,6 +197,9 @@ impl Event {
             | Self::Offer(node, ..)
             | Self::Untold(node, ..)
             | Self::Undialled(node, ..)
+            | Self::Say(node, ..)
+            | Self::Look(node, ..)
+            | Self::Unrested(node, ..)
             | Self::Turn(node, ..)
             | Self::Late(node, ..) => Some(*node),
         }

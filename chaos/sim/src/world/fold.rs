@@ -52,6 +52,7 @@ impl World {
             self.judge(verdict);
         }
         self.want_configs(number);
+        self.news(number);
     }
 
     /// As `skein_cluster::configs` does, with its [`Turns`](skein_cluster::configs::Turns): a question

@@ -39,6 +39,7 @@ impl World {
         self.put_registry(votes);
         self.settle(Some(number));
         self.agenda.after(PROBE, Event::Probe(number, life));
+        self.agenda.after(0, Event::Look(number, life));
         self.reference.node(now, number, NodeStatus { runs: true, answers: true, draining: false });
         for machine in machines {
             self.boot(number, machine);
@@ -49,6 +50,9 @@ impl World {
         let now = self.now();
         let Some(node) = self.nodes.get_mut(&number).filter(|node| node.life.is_some()) else { return };
         self.counts.orphaned += node.held.len() as u64;
+        let held: Vec<_> = node.held.values().map(|held| held.running.asked.clone()).collect();
+        held.iter().for_each(|asked| self.reference.holds(now, asked, false));
+        let Some(node) = self.nodes.get_mut(&number) else { return };
         let served: Vec<MachineId> = node.work.values().map(|work| work.machine).collect();
         node.die(Arc::new(Peers::new(number, &self.places, &self.regions, &self.clock)));
         let machines: Vec<MachineId> = node.machines.keys().copied().collect();

@@ -59,6 +59,7 @@ impl World {
 
     /// Those that were woken at an edge have their turn.
     pub(super) fn wake(&mut self, edge: NodeNumber) {
+        self.begin_telling(edge);
         let Some(node) = self.nodes.get(&edge) else { return };
         let woken = node.queue.take_woken();
         let Some(life) = node.life else { return };

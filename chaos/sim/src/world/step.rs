@@ -65,6 +65,11 @@ impl World {
             Event::Untold(number, life, told) if self.lives(number, life) => {
                 self.answered(number, told, false)
             }
+            Event::Say(number, life, key, first) if self.lives(number, life) => self.say(number, key, first),
+            Event::Look(number, life) if self.lives(number, life) => self.look_for_idle(number, life),
+            Event::Unrested(number, life, carry, asked) if self.lives(number, life) => {
+                self.carry_on(number, carry, Some((asked, false)));
+            }
             Event::Undialled(number, life, key) if self.lives(number, life) => self.undialled(number, key),
             Event::Turn(number, life, request, wait, turn) if self.lives(number, life) => {
                 self.turn(number, request, wait, turn);
@@ -77,6 +82,9 @@ impl World {
             | Event::Offer(..)
             | Event::Untold(..)
             | Event::Undialled(..)
+            | Event::Say(..)
+            | Event::Look(..)
+            | Event::Unrested(..)
             | Event::Turn(..) => {}
             Event::Mend => self.mend(),
             Event::SeeEqual => self.see_equal(false),
