@@ -20,6 +20,7 @@ use skein_core::facts::{Outcome, Proposal, State};
 use skein_core::key::NodeRecord;
 use skein_core::load::{LoadClass, Permit, Slots};
 use skein_core::machine::{Autostop, Concurrency, MachineConfig, MachineState, Port, Service};
+use skein_core::queue::Bounds;
 use skein_core::record::Record;
 use skein_core::snapshot::{Changes, Snapshot, fold};
 use skein_core::{AppId, ConfigHash, MachineId, NodeNumber, RegionCode, VersionId, testing};
@@ -294,6 +295,8 @@ pub(crate) struct Node {
     pub(crate) peers: Arc<Peers>,
     /// Requests of its edge.
     pub(crate) held: BTreeMap<u64, Held>,
+    /// How many of them may wait.
+    bounds: Bounds,
     /// Those of them that wait.
     pub(crate) queue: Rc<Queue>,
     /// What its requests want started.
@@ -317,8 +320,9 @@ pub(crate) struct Node {
 
 impl Node {
     /// A node that is dead.
-    pub(crate) fn new(number: NodeNumber, region: RegionCode, peers: Arc<Peers>) -> Self {
+    pub(crate) fn new(number: NodeNumber, region: RegionCode, bounds: Bounds, peers: Arc<Peers>) -> Self {
         Self {
+            bounds,
             number,
             region,
             life: None,
@@ -338,7 +342,7 @@ impl Node {
             asked: BTreeMap::new(),
             peers,
             held: BTreeMap::new(),
-            queue: Rc::default(),
+            queue: Rc::new(Queue::new(bounds)),
             demands: Rc::default(),
             starter: Starter::default(),
             looks: BTreeMap::new(),
@@ -418,7 +422,8 @@ impl Node {
         self.folder = Folder::new(Arc::default());
         self.asked.clear();
         self.held.clear();
-        (self.reader, self.queue, self.budgets) = (Rc::default(), Rc::default(), Rc::default());
+        (self.reader, self.budgets) = (Rc::default(), Rc::default());
+        self.queue = Rc::new(Queue::new(self.bounds));
         (self.demands, self.starter, self.looked) = (Rc::default(), Starter::default(), None);
         self.looks.clear();
         self.carries.clear();

@@ -20,12 +20,6 @@ pub struct Queue {
     woken: RefCell<Vec<u64>>,
 }
 
-impl Default for Queue {
-    fn default() -> Self {
-        Self { queues: RefCell::new(Queues::new(BOUNDS)), woken: RefCell::default() }
-    }
-}
-
 /// A place in a queue, given up when dropped.
 #[derive(Debug)]
 pub struct Place {
@@ -35,6 +29,11 @@ pub struct Place {
 }
 
 impl Queue {
+    /// One in which nobody waits.
+    pub fn new(bounds: Bounds) -> Self {
+        Self { queues: RefCell::new(Queues::new(bounds)), woken: RefCell::default() }
+    }
+
     /// Whether somebody waits for the same, so that a newcomer goes behind them.
     pub fn is_ahead(&self, service: Service, want: &Want) -> bool {
         self.queues.borrow().is_ahead(service, want)

@@ -16,6 +16,7 @@ mod turns;
 
 use std::collections::BTreeMap;
 
+use skein_core::queue::Bounds;
 use skein_core::{AppId, MachineId, NodeNumber, RegionCode};
 
 use crate::agenda::{MS, Micros, SECOND};
@@ -85,6 +86,7 @@ pub struct Reference {
     /// Whether anything is.
     broken: History<bool>,
     executed: BTreeMap<(u64, u32), u32>,
+    bounds: Bounds,
     /// When somebody last changed something by hand.
     meddled: Micros,
     /// How many requests for an app edges held, lately.
@@ -100,6 +102,11 @@ pub struct Reference {
 }
 
 impl Reference {
+    /// Nothing is so far; so many requests may wait at an edge.
+    pub fn new(bounds: Bounds) -> Self {
+        Self { bounds, ..Self::default() }
+    }
+
     /// A node is so from now on.
     pub fn node(&mut self, now: Micros, node: NodeNumber, status: NodeStatus) {
         self.nodes.entry(node).or_default().set(now, status);

@@ -21,6 +21,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use skein_core::machine::MachineConfig;
+use skein_core::queue::Bounds;
 use skein_core::random::Seed;
 use skein_core::region::Regions;
 use skein_core::{ConfigHash, MachineId, NodeNumber, RegionCode};
@@ -34,6 +35,7 @@ use crate::invariants::{Verdict, Violation};
 use crate::net::Network;
 use crate::node::Node;
 use crate::peers::{Clock, Peers};
+use crate::queue::BOUNDS;
 use crate::reference::Reference;
 use crate::registry::{self, Registries};
 use crate::transition::Transition;
@@ -61,13 +63,22 @@ pub struct Setup {
     pub interval: Micros,
     /// So many of an app in a region stop at once.
     pub batch: usize,
+    /// So many requests may wait at an edge.
+    pub bounds: Bounds,
 }
 
 impl Setup {
     /// `nodes` nodes; up to 25 each fold is compared, above every tenth.
     pub fn new(nodes: u8) -> Self {
         let compare_every = if nodes <= 25 { 1 } else { 10 };
-        Self { nodes: nodes.max(1), compare_every, regions: &[], interval: 5 * SECOND, batch: 1 }
+        Self {
+            nodes: nodes.max(1),
+            compare_every,
+            regions: &[],
+            interval: 5 * SECOND,
+            batch: 1,
+            bounds: BOUNDS,
+        }
     }
 
     /// A node in each of these regions, some of them more than once.
@@ -176,7 +187,7 @@ impl World {
         let registry = Registries::new(numbers, 3, beginning, raft, seed.child("registry"));
         let node = |(number, region): &(NodeNumber, RegionCode)| {
             let peers = Arc::new(Peers::new(*number, &places, &regions, &clock));
-            (*number, Node::new(*number, *region, peers))
+            (*number, Node::new(*number, *region, setup.bounds, peers))
         };
         let nodes = places.iter().map(node).collect();
         let mut world = Self {
@@ -191,7 +202,7 @@ impl World {
             nodes,
             places,
             waiting: BTreeMap::new(),
-            reference: Reference::default(),
+            reference: Reference::new(setup.bounds),
             confirmed: BTreeMap::new(),
             slots: BTreeMap::new(),
             arrived: BTreeMap::new(),

@@ -26,11 +26,15 @@ pub enum Bug {
     Turns,
     /// The budget for retries is never spent.
     Budget,
+    /// Autostop leaves none running.
+    Floor,
+    /// Every node of a region decides for its apps.
+    Decider,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::HardLimit,
         Self::Balancer,
         Self::RetriedPost,
@@ -40,6 +44,8 @@ impl Bug {
         Self::Newest,
         Self::Turns,
         Self::Budget,
+        Self::Floor,
+        Self::Decider,
     ];
 
     /// Its name on a command line.
@@ -54,6 +60,8 @@ impl Bug {
             Self::Newest => "newest",
             Self::Turns => "turns",
             Self::Budget => "budget",
+            Self::Floor => "floor",
+            Self::Decider => "decider",
         }
     }
 }

@@ -37,7 +37,8 @@ impl Reference {
 
     /// The most requests for an app that were held at once lately.
     fn load(&self, app: AppId) -> u32 {
-        let most = |app| self.held.get(&app).into_iter().flatten().map(|(_, count)| *count).max().unwrap_or(0);
+        let most =
+            |app| self.held.get(&app).into_iter().flatten().map(|(_, count)| *count).max().unwrap_or(0);
         most(Some(app)) + most(None)
     }
 

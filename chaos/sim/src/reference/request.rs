@@ -10,7 +10,7 @@ use skein_core::{AppId, MachineId, NodeNumber};
 
 use super::{CONFIGS, FACTS, LAG, Reference, SILENCE, Status, Story};
 use crate::agenda::{Micros, micros};
-use crate::queue::{BOUNDS, TIMEOUT};
+use crate::queue::TIMEOUT;
 use crate::request::{Asked, Desk, End, Stopped};
 
 /// A cause that was there, or what would have to be so and is not.
@@ -145,7 +145,7 @@ impl Reference {
             }
             Stopped::Crowded => {
                 let (app, all) = self.waiting(edge, desk.app.unwrap_or(asked.app));
-                let crowded = app >= BOUNDS.service || all >= BOUNDS.all;
+                let crowded = app >= self.bounds.service || all >= self.bounds.all;
                 return cause(code == ErrorCode::PR04 && crowded, "too many waited", || {
                     format!("{app} waited for the app, {all} in all")
                 });
