@@ -1,5 +1,6 @@
 //! `skein explain`: what was decided for a request, asked at any node (SPEC OBS-5).
 
+use std::io::Read;
 use std::net::{SocketAddr, TcpListener};
 
 use serde_json::{Value, json};
@@ -63,12 +64,16 @@ fn a_replayed_request_is_explained_at_every_node() {
     assert!(last.starts_with(&format!("  4. {} answered 200 (", primary[0])), "{told}");
 }
 
-/// A server that closes each connection without an answer.
+/// A server that reads something and closes each connection without an answer.
 fn closing() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
+    let close = |stream: std::io::Result<std::net::TcpStream>| {
+        // A client that went sends nothing: it is closed all the same.
+        let _read = stream.and_then(|mut stream| stream.read(&mut [0; 4096]));
+    };
     // It ends with the test's process.
-    std::thread::spawn(move || listener.incoming().for_each(drop));
+    std::thread::spawn(move || listener.incoming().for_each(close));
     address
 }
 
