@@ -92,17 +92,15 @@ impl World {
     pub(super) fn wanted(&mut self, number: NodeNumber, from: NodeNumber, id: MachineId) {
         let Some(node) = self.nodes.get_mut(&number) else { return };
         let machine = node.machines.get_mut(&id).filter(|m| !m.cordoned && starts(&m.config));
-        let begun = machine.is_some_and(|machine| {
-            let rests = matches!(machine.state, MachineState::Stopped | MachineState::Suspended);
-            machine.wanted |= rests;
-            rests || matches!(machine.state, MachineState::Started | MachineState::Starting)
+        let state = machine.map(|machine| {
+            machine.wanted |= matches!(machine.state, MachineState::Stopped | MachineState::Suspended);
+            machine.state
         });
-        if begun {
-            let starts = self.nodes.get(&number).and_then(|node| node.machines.get(&id));
-            if starts.is_some_and(|machine| machine.state == MachineState::Stopped) {
-                self.note(format_args!("traffic starts {id}"));
-                self.counts.started += 1;
-            }
+        let rests = matches!(state, Some(MachineState::Stopped | MachineState::Suspended));
+        let begun = rests || matches!(state, Some(MachineState::Started | MachineState::Starting));
+        if rests {
+            self.note(format_args!("traffic starts {id}"));
+            self.counts.started += 1;
             self.boot(number, id);
         }
         self.send(number, from, Packet::Begun { machine: id, begun }, 0);

@@ -303,7 +303,7 @@ impl World {
         } else if sent && gives_up && !post {
             let failure = Failure::Broken { code: ErrorCode::PM02, reached_app: true };
             self.fail_stale(edge, request, failure, None, around);
-        } else if !suspect && !(sent && post) {
+        } else if !(suspect || sent && post) {
             self.watch(edge, whom, request, number);
         }
     }

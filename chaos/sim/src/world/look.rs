@@ -8,6 +8,7 @@ use super::{Event, HEALED, LED, Lead, World};
 use crate::agenda::{MS, Micros, SECOND, micros};
 use crate::invariants;
 use crate::node::view;
+use crate::reference::LAG;
 
 /// How often a leader is looked for.
 const LOOK: Micros = 50 * MS;
@@ -62,6 +63,12 @@ impl World {
     }
 
     pub(super) fn see_equal(&mut self, apps: bool) {
+        let machines = self.nodes.values().flat_map(|node| node.machines.values());
+        if machines.map(|machine| machine.since).max().is_some_and(|changed| changed + LAG > self.now()) {
+            // Autostop or traffic changed one a moment ago.
+            self.agenda.after(LAG, if apps { Event::SeeLeader } else { Event::SeeEqual });
+            return;
+        }
         let mut truth = invariants::View::default();
         for node in self.nodes.values() {
             let claim = |machine: &crate::node::Machine| {
