@@ -89,6 +89,7 @@ pub async fn run(
     let deciding = Arc::new(Deciding { config, owner, others, reader });
     let mut starter = Starter::default();
     let (mut starting, mut stopping) = (JoinSet::new(), JoinSet::new());
+    let mut news = deciding.reader.watch();
     let mut ticks = tokio::time::interval(config.interval);
     // After a pause of this process nothing is made up for: its view is from before.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -104,6 +105,9 @@ pub async fn run(
                         (machine.id, deciding.start(machine.node, machine.id).await)
                     });
                 }
+            }
+            Ok(()) = news.changed(), if starter.is_starting() => {
+                starter.look(clock::now(), &deciding.reader.load());
             }
             Some(ended) = starting.join_next() => match ended {
                 Ok((_, Ok(()))) => {}

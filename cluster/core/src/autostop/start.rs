@@ -4,7 +4,8 @@
 //! [`DEMAND_FOR`], and which starts are under way, which count as running. A herd of waiting requests
 //! therefore starts what its size needs, however often and from how many edges it is told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::autostop::{node_acts, starts_on};
@@ -12,7 +13,7 @@ use crate::id::{AppId, MachineId, NodeNumber};
 use crate::load::LoadClass;
 use crate::machine::MachineState;
 use crate::region::RegionCode;
-use crate::snapshot::{AppView, MachineView, Snapshot};
+use crate::snapshot::{MachineView, Snapshot};
 
 /// How long an edge's word stands. It repeats it while somebody waits.
 pub const DEMAND_FOR: Duration = Duration::from_secs(2);
@@ -100,6 +101,7 @@ pub type Place = (AppId, u16, RegionCode);
 /// A start under way, or one that failed.
 #[derive(Debug, Clone, Copy)]
 struct Begun {
+    app: AppId,
     at: Instant,
     /// The state that it was begun in: another one is its outcome.
     changed_ms: u64,
@@ -144,7 +146,7 @@ impl Starter {
         let (app, port, region) = place;
         let demand = self.demand(now, place);
         let Some(app) = snapshot.apps.get(&app) else { return Vec::new() };
-        self.settle(now, app);
+        self.settle(now, app.machines.values());
         let (mut awake, mut starting, mut asleep) = (Vec::new(), Vec::new(), Vec::new());
         for machine in app.machines.values().filter(|machine| machine.region == region) {
             match self.stand(machine, port, snapshot) {
@@ -158,7 +160,7 @@ impl Starter {
         for machine in &begun {
             let view = app.machines.get(&(machine.id, machine.node));
             let changed_ms = view.map_or(0, |view| view.record.changed_ms);
-            self.begun.insert(machine.id, Begun { at: now, changed_ms, failed: None });
+            self.begun.insert(machine.id, Begun { app: place.0, at: now, changed_ms, failed: None });
         }
         begun
     }
@@ -201,14 +203,26 @@ impl Starter {
         }
     }
 
-    /// Takes note of what became of starts of an app.
-    fn settle(&mut self, now: Instant, app: &AppView) {
-        for machine in app.machines.values() {
+    /// Whether a start is under way, so that [`Self::look`] is needed.
+    pub fn is_starting(&self) -> bool {
+        !self.begun.is_empty()
+    }
+
+    /// Takes note of what became of starts; to be called whenever Machines may have changed. One that came up
+    /// and ended later is then known from one that ended instead of coming up.
+    pub fn look(&mut self, now: Instant, snapshot: &Snapshot) {
+        let apps: BTreeSet<AppId> = self.begun.values().map(|begun| begun.app).collect();
+        let apps = apps.iter().filter_map(|app| snapshot.apps.get(app));
+        self.settle(now, apps.flat_map(|app| app.machines.values()));
+    }
+
+    fn settle<'s>(&mut self, now: Instant, machines: impl Iterator<Item = &'s Arc<MachineView>>) {
+        for machine in machines {
             let record = &machine.record;
             let Some(begun) = self.begun.get_mut(&record.id) else { continue };
             let asleep = matches!(record.state, MachineState::Stopped | MachineState::Suspended);
             if begun.failed.is_none() && asleep && record.changed_ms != begun.changed_ms {
-                // It ran, and ended already.
+                // It ended, and nobody saw it up.
                 begun.failed = Some(now + FAILED_FOR);
             }
             let over = match begun.failed {

@@ -352,6 +352,21 @@ fn a_machine_that_came_up_counts_by_what_it_says() {
 }
 
 #[test]
+fn auto_4_one_that_came_up_and_ended_later_is_started_again_at_once() {
+    let (mut starter, begin) = (Starter::default(), now());
+    starter.tell(begin, NodeNumber(1), place(), Demand { waiting: 1, in_flight: 0 });
+    assert_eq!(due(&mut starter, begin, &[at(1, "iad", Stopped)]), [1]);
+    assert!(starter.is_starting());
+    starter.look(begin, &snapshot(&[at(1, "iad", Started)]));
+    assert!(!starter.is_starting());
+    let ended = At { change: |record| record.changed_ms = 9, ..at(1, "iad", Stopped) };
+    assert_eq!(due(&mut starter, begin, std::slice::from_ref(&ended)), [1]);
+    let again = At { change: |record| record.changed_ms = 10, ..at(1, "iad", Stopped) };
+    starter.look(begin, &snapshot(std::slice::from_ref(&again)));
+    assert!(due(&mut starter, begin, &[again]).is_empty(), "it ended instead of coming up");
+}
+
+#[test]
 fn auto_3_what_traffic_may_not_start_is_not_started() {
     let never = [
         At { settings: r#","autostart":false"#, ..at(1, "iad", Stopped) },
