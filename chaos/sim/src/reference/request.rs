@@ -1,6 +1,7 @@
 //! The causes of failures of attempts and requests.
 
 use skein_core::code::ErrorCode;
+use skein_core::load::TOLD_FOR_MS;
 use skein_core::queue::{MAX_FULL, POLL};
 use skein_core::region::Regions;
 use skein_core::retry::{Failure, MAX_ATTEMPTS, refusal_code};
@@ -9,9 +10,12 @@ use skein_core::wire::RefuseReason;
 use skein_core::{AppId, MachineId, NodeNumber};
 
 use super::{CONFIGS, FACTS, LAG, Reference, SILENCE, Status, Story};
-use crate::agenda::{Micros, micros};
+use crate::agenda::{MS, Micros, micros};
 use crate::queue::TIMEOUT;
 use crate::request::{Asked, Desk, End, Stopped};
+
+/// A count that a worker told stands so long.
+const TOLD: Micros = TOLD_FOR_MS * MS;
 
 /// A cause that was there, or what would have to be so and is not.
 pub type Cause = Result<&'static str, String>;
@@ -193,7 +197,10 @@ impl Reference {
     ) -> Cause {
         for (id, story) in self.meant(asked, desk, regions) {
             let tried = desk.failed.iter().any(|failed| failed.machine == *id);
-            if !tried && !desk.answered.contains(id) && !self.passed_over(edge, story, (start, now)) {
+            // Beside one that seems full it waits for a start too.
+            let full = story.full.ever(start.saturating_sub(TOLD), now, |full| full);
+            if !tried && !full && !desk.answered.contains(id) && !self.passed_over(edge, story, (start, now))
+            {
                 return Err(format!("{id} was up all the while, and was not tried"));
             }
         }

@@ -131,8 +131,6 @@ pub(super) enum Event {
     Turned(NodeNumber, MachineId, u64),
     /// A peer may be suspect to a request that waits for it.
     Silent(NodeNumber, u64, u64, u32),
-    /// A Machine has free slots, and edges wait.
-    Offer(NodeNumber, MachineId, u64),
     /// An edge tells what it wants started: for the first time, or again.
     Say(NodeNumber, u64, Key, bool),
     /// A node looks for idle Machines.
@@ -194,7 +192,6 @@ impl Event {
             | Self::Served(node, ..)
             | Self::Turned(node, ..)
             | Self::Silent(node, ..)
-            | Self::Offer(node, ..)
             | Self::Untold(node, ..)
             | Self::Undialled(node, ..)
             | Self::Say(node, ..)

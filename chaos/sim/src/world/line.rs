@@ -106,12 +106,13 @@ impl World {
         machine.slots.on_free(|| Box::new(move || freed.store(true, Ordering::Relaxed)));
     }
 
-    /// Slots were given back.
+    /// Slots were given back. The production's offer is a task of its own: who comes in the microseconds
+    /// before it runs may be quicker.
     pub(super) fn freed(&mut self, number: NodeNumber, id: MachineId) {
         let Some(node) = self.nodes.get(&number) else { return };
         let freed = node.machines.get(&id).is_some_and(|m| m.freed.swap(false, Ordering::Relaxed));
-        if let Some(life) = node.life.filter(|_| freed) {
-            self.agenda.after(0, Event::Offer(number, id, life));
+        if freed {
+            self.offer(number, id);
         }
     }
 

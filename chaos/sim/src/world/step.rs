@@ -61,7 +61,6 @@ impl World {
                 self.silent(number, request, attempt);
             }
             Event::Late(number, life, request) if self.lives(number, life) => self.late(number, request),
-            Event::Offer(number, machine, life) if self.lives(number, life) => self.offer(number, machine),
             Event::Untold(number, life, told) if self.lives(number, life) => {
                 self.answered(number, told, false)
             }
@@ -79,7 +78,6 @@ impl World {
             | Event::Served(..)
             | Event::Silent(..)
             | Event::Late(..)
-            | Event::Offer(..)
             | Event::Untold(..)
             | Event::Undialled(..)
             | Event::Say(..)

@@ -11,7 +11,7 @@ use crate::node::Work;
 use crate::request::PORT;
 
 /// So many others are served at most while an edge waits and asks.
-const STARVED: u32 = 24;
+const STARVED: u32 = 12;
 
 impl World {
     /// A request has come to a worker.
