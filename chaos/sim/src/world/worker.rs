@@ -10,8 +10,9 @@ use crate::invariants;
 use crate::node::Work;
 use crate::request::PORT;
 
-/// So many others are served at most while an edge waits and asks.
-const STARVED: u32 = 12;
+/// So many others are served at most while an edge waits and asks. An edge whose waiting requests all try
+/// elsewhere when its turn comes loses it, so this is some rounds of all slots, not one.
+const STARVED: u32 = 40;
 
 impl World {
     /// A request has come to a worker.
