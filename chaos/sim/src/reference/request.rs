@@ -263,8 +263,9 @@ impl Reference {
         let Some((free, machine)) = self.left_free(edge, &waiter, now, failed, within) else {
             return Ok(());
         };
-        // A try meets so many Machines at most before it waits again.
-        let most = micros(OFFER + POLL) + Micros::from(MAX_FULL + 1) * rtt;
+        // A try meets so many Machines at most before it waits again, and an offer may lapse at an edge whose
+        // requests found room elsewhere meanwhile, one after another of two that were told.
+        let most = micros(OFFER * 2 + POLL) + Micros::from(MAX_FULL + 1) * rtt;
         if free <= most {
             return Ok(());
         }
