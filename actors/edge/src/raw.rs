@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use skein_cluster::admission::Asked;
 use skein_cluster::backhaul::{FrameReceiver, FrameSender};
@@ -10,10 +10,10 @@ use skein_cluster::clock;
 use skein_cluster::entropy::Entropy;
 use skein_core::autostop::wake::{self, Sight, Wake};
 use skein_core::balance::{self, Candidate, Constraint};
-use skein_core::load::InFlight;
-use skein_core::queue::POLL;
-use skein_core::snapshot::{AppView, Snapshot};
-use skein_core::wire::{Admitted, Frame, Preamble, Protocol, Target};
+use skein_core::queue::{POLL, Service, Want};
+use skein_core::snapshot::{AppView, MachineView, Snapshot};
+use skein_core::suspicion::Proximity;
+use skein_core::wire::{Admitted, Frame, Preamble, Protocol, RefuseReason, Refused, Target};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
@@ -22,6 +22,7 @@ use crate::core::{Core, Passage};
 use crate::demand::Waiting;
 use crate::hosts;
 use crate::metrics::AppCounters;
+use crate::queue::Place;
 use crate::relay::{Manner, Passed, Why, relay};
 use crate::serve::asked;
 
@@ -101,6 +102,7 @@ pub(crate) async fn connection(core: &Core, ends: Ends, client: TcpStream, passa
     let deadline = clock::now() + core.config.route_timeout;
     let mut constraint = Constraint::default();
     let (mut waiting, mut woke): (Option<Waiting>, bool) = (None, false);
+    let (mut line, mut full) = (Line::default(), false);
     let mut rng = Entropy::default();
     while clock::now() < deadline {
         let verdicts = balance::candidates(
@@ -150,46 +152,127 @@ pub(crate) async fn connection(core: &Core, ends: Ends, client: TcpStream, passa
                 }
             }
         }
+        let service = (app.app.id, ends.public.port());
+        if line.must_wait(core, service) || (pick.is_none() && std::mem::take(&mut full)) {
+            // Whoever refused it may take it later (SPEC LB-4).
+            constraint.exclude.clear();
+            if !line.turn(core, service, deadline).await {
+                break;
+            }
+            snapshot = core.reader.load();
+            let Some(known) = at(&snapshot) else { break };
+            app = known;
+            continue;
+        }
         let Some(pick) = pick else { break };
         let machine = pick.candidate.machine;
-        let in_flight = machine.estimate.enter(core.now_ms());
+        let mut in_flight = machine.estimate.enter(core.now_ms());
         if machine.node == core.config.node {
             let target = Target::Machine(machine.record.id);
             let (app, port) = (app.app.id, ends.public.port());
             let asked = Asked { app, port, target, hops: 0, edge: core.config.node };
-            if let Ok((_, _permit, upstream)) = core.worker.raw(asked).await {
-                drop(waiting);
-                let suspended = core.worker.local().suspended(machine.record.id);
-                ended(core, &counters, ends, pass(passage, client, upstream, idle, suspended).await);
-                return;
+            match core.worker.raw(asked).await {
+                Ok((_, _permit, upstream)) => {
+                    in_flight.answered(core.now_ms());
+                    drop((waiting, line));
+                    let suspended = core.worker.local().suspended(machine.record.id);
+                    ended(core, &counters, ends, pass(passage, client, upstream, idle, suspended).await);
+                    return;
+                }
+                Err(refused) => full |= note(core, machine, Some(&refused)),
             }
-        } else if let Some((sender, receiver)) = remote(core, &app, ends, &pick.candidate, &in_flight).await {
-            drop(waiting);
-            let upstream = tokio::io::join(receiver.into_raw(), sender.into_raw());
-            // Its own node ends it then.
-            let suspended = std::future::pending();
-            ended(core, &counters, ends, pass(passage, client, upstream, idle, suspended).await);
-            return;
+        } else {
+            match remote(core, &snapshot, &app, ends, &pick.candidate).await {
+                Ok((sender, receiver)) => {
+                    in_flight.answered(core.now_ms());
+                    drop((waiting, line));
+                    let upstream = tokio::io::join(receiver.into_raw(), sender.into_raw());
+                    // Its own node ends it then.
+                    let suspended = std::future::pending();
+                    ended(core, &counters, ends, pass(passage, client, upstream, idle, suspended).await);
+                    return;
+                }
+                // There is a way around: the same Machine again.
+                Err(Missed::Silent) => continue,
+                Err(Missed::Refused(refused)) => full |= note(core, machine, Some(&refused)),
+                Err(Missed::Broken) => full |= note(core, machine, None),
+            }
         }
         constraint.exclude.push(machine.record.id);
     }
     tracing::warn!(app = %app.app.name, public = %ends.public, "no Machine took a connection");
 }
 
+/// A connection's place among those that wait for room.
+#[derive(Default)]
+struct Line {
+    place: Option<Place>,
+    until: Option<Instant>,
+}
+
+impl Line {
+    /// Whether it comes behind others that wait for the same.
+    fn must_wait(&self, core: &Core, service: Service) -> bool {
+        self.place.is_none() && core.queue.is_ahead(service, Want::default)
+    }
+
+    /// Waits until it may try; `false` when it may not wait, or no longer.
+    async fn turn(&mut self, core: &Core, service: Service, deadline: Instant) -> bool {
+        if let Some(place) = &self.place {
+            place.again();
+        } else {
+            let since = clock::now();
+            let Ok(place) = core.queue.join(service, Want::default(), since) else { return false };
+            self.until = Some(deadline.min(since + core.config.queue_timeout));
+            self.place = Some(place);
+        }
+        let (Some(place), Some(until)) = (&self.place, self.until) else { return false };
+        tokio::time::timeout_at(until.into(), place.turn(std::future::pending())).await.is_ok()
+    }
+}
+
+/// Takes note of an attempt that came to nothing; whether the Machine was only full.
+fn note(core: &Core, machine: &MachineView, refused: Option<&Refused>) -> bool {
+    let Some(refused) = refused else { return false };
+    machine.estimate.tell(refused.load, core.now_ms());
+    if matches!(refused.reason, RefuseReason::Connect(_)) {
+        machine.estimate.outlier().unconnected(core.now_ms());
+    }
+    refused.reason == RefuseReason::Full
+}
+
+/// Why no other node took a connection.
+enum Missed {
+    /// It said so.
+    Refused(Refused),
+    /// It is silent, and another node may reach it.
+    Silent,
+    /// It broke off, or is silent.
+    Broken,
+}
+
 async fn remote(
     core: &Core,
+    snapshot: &Snapshot,
     app: &AppView,
     ends: Ends,
     candidate: &Candidate<'_>,
-    _in_flight: &InFlight,
-) -> Option<(FrameSender, FrameReceiver)> {
+) -> Result<(FrameSender, FrameReceiver), Missed> {
+    let target = candidate.machine.node;
+    let around = || skein_core::relay::via(snapshot, &*core.peers, &core.regions, core.config.node, target);
+    // SPEC LB-8, as for requests.
+    let via = if core.peers.suspect(target) { around() } else { None };
+    if via.is_some() {
+        core.metrics.relayed.fetch_add(1, Ordering::Relaxed);
+    }
+    let node = via.unwrap_or(target);
     let preamble = Preamble {
         app: app.app.id,
         port: ends.public.port(),
         protocol: Protocol::Tcp,
         target: Target::Machine(candidate.machine.record.id),
         deadline_ms: u32::try_from(core.config.connect_timeout.as_millis()).unwrap_or(u32::MAX),
-        relay: None,
+        relay: via.map(|_| target),
         hops: 0,
         edge: core.config.node,
         edge_region: core.config.region,
@@ -198,29 +281,31 @@ async fn remote(
         request_id: String::new(),
         traceparent: None,
     };
-    let node = candidate.machine.node;
-    let stream = core.backhaul.open_with(node, preamble, [Frame::Upgraded]).await.ok()?;
-    let (sender, mut receiver) = stream.split();
     let answered = async {
+        let stream = core.backhaul.open_with(node, preamble, [Frame::Upgraded]).await;
+        let (sender, mut receiver) = stream.map_err(|_| Missed::Broken)?.split();
         loop {
-            match receiver.next().await.ok()?? {
-                Frame::Admitted(admitted) => candidate.machine.estimate.tell(admitted.load, core.now_ms()),
-                Frame::Refused(refused) => {
-                    candidate.machine.estimate.tell(refused.load, core.now_ms());
-                    return None;
+            match receiver.next().await {
+                Ok(Some(Frame::Admitted(admitted))) => {
+                    candidate.machine.estimate.tell(admitted.load, core.now_ms());
                 }
-                Frame::Upgraded => return Some(()),
-                Frame::Open(_)
-                | Frame::RequestHead(_)
-                | Frame::ResponseHead(_)
-                | Frame::Data(_)
-                | Frame::Trailers(_)
-                | Frame::Reset(_)
-                | Frame::Answer(_) => return None,
+                Ok(Some(Frame::Refused(refused))) => return Err(Missed::Refused(refused)),
+                Ok(Some(Frame::Upgraded)) => return Ok((sender, receiver)),
+                Ok(_) | Err(_) => return Err(Missed::Broken),
             }
         }
     };
-    // The worker dials the Machine for as long as its own limit says.
-    tokio::time::timeout(core.config.connect_timeout * 2, answered).await.ok()??;
-    Some((sender, receiver))
+    let silent = async {
+        core.peers.until_suspect(node).await;
+        if around().is_none_or(|other| Some(other) == via) {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        // The worker dials the Machine for as long as its own limit says.
+        answered = tokio::time::timeout(core.config.connect_timeout * 2, answered) => {
+            answered.unwrap_or(Err(Missed::Broken))
+        }
+        () = silent => Err(Missed::Silent),
+    }
 }

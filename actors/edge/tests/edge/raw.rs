@@ -72,3 +72,40 @@ async fn http_11_raw_connections_end_when_their_machine_is_suspended_and_not_bef
         eventually("the slot is free", || world.in_flight(machine) == 0).await;
     }
 }
+
+/// SPEC LB-4: a connection waits for room as a request does, and gets its turn when another one ends.
+#[tokio::test]
+async fn lb_4_a_raw_connection_waits_until_one_that_is_open_ends() {
+    const ONE: &str =
+        r#"{"internal_port":7,"concurrency":{"type":"connections","hard_limit":1},"ports":[{"port":7}]}"#;
+    for at in [0, 1] {
+        let server = Server::bytes(|mut stream, _| {
+            Box::pin(async move {
+                while let Ok(byte) = stream.read_u8().await {
+                    stream.write_u8(byte).await.unwrap_or(());
+                }
+            })
+        })
+        .await;
+        let mut world = World::new(&["iad", "lhr"]);
+        let app = world.app("hello");
+        let machine = world.machine(at, app, server.address, ONE);
+        let dedicated = world.dedicated(app);
+        world.publish();
+        let edge = world.map(0, dedicated, 7).await;
+        let mut first = TcpStream::connect(edge).await.unwrap();
+        first.write_u8(1).await.unwrap();
+        assert_eq!(first.read_u8().await.unwrap(), 1);
+        let mut second = TcpStream::connect(edge).await.unwrap();
+        second.write_u8(2).await.unwrap();
+        let waiting = || {
+            let metrics = world.nodes[0].edge.metrics();
+            metrics.lines().any(|line| line.starts_with("skein_edge_queue_waiting{") && line.ends_with(" 1"))
+        };
+        eventually("the second waits", waiting).await;
+        assert_eq!(world.in_flight(machine), 1);
+        drop(first);
+        assert_eq!(second.read_u8().await.unwrap(), 2, "node {at}");
+        assert!(!waiting());
+    }
+}

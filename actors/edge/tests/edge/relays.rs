@@ -8,6 +8,8 @@ use skein_cluster::clock;
 use skein_core::fault::LinkRule;
 use skein_core::wire::{Frame, Preamble, Protocol, RefuseReason, Target};
 use skein_core::{MachineId, NodeNumber};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::backend::{Server, get, request, send, text};
 use crate::world::{HTTP, World, eventually};
@@ -119,4 +121,30 @@ async fn lb_8_what_is_relayed_is_relayed_once_and_only_to_a_node_that_is_in_reac
     assert_eq!(codes, BTreeMap::from([(Some("PM02".to_owned()), 3)]));
     eventually("the one in between is asked, and says no", || relayed(&world, 0) > 0).await;
     assert_eq!(reason(ask(Some(NodeNumber(3)), 0).await), RefuseReason::Unreachable);
+}
+
+/// A raw connection goes around, too: one that is made while the link is cut, also the very first.
+#[tokio::test]
+async fn lb_8_a_raw_connection_goes_around_a_cut_link() {
+    let server = Server::bytes(|mut stream, _| {
+        Box::pin(async move {
+            while let Ok(byte) = stream.read_u8().await {
+                stream.write_u8(byte).await.unwrap_or(());
+            }
+        })
+    })
+    .await;
+    let mut world = World::new(&["iad", "lhr", "nrt"]);
+    let app = world.app("hello");
+    world.machine(2, app, server.address, r#"{"internal_port":7,"ports":[{"port":7}]}"#);
+    let dedicated = world.dedicated(app);
+    world.publish();
+    let edge = world.map(0, dedicated, 7).await;
+    for (links, ways) in [(vec![], 0), (vec![(0, 2)], 1), (vec![(0, 2)], 2)] {
+        cut(&world, &links);
+        let mut client = TcpStream::connect(edge).await.unwrap();
+        client.write_u8(7).await.unwrap();
+        assert_eq!(client.read_u8().await.unwrap(), 7, "{links:?}");
+        assert_eq!(relayed(&world, 0), ways);
+    }
 }
