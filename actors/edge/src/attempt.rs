@@ -29,7 +29,7 @@ use crate::frames::{FrameBody, PumpError, pump};
 use crate::queue::Place;
 use crate::trace::Trace;
 use crate::tunnel::Far;
-use crate::worker::Seat;
+use crate::worker::{Seat, log_refusal};
 
 /// A request that is to be answered, as the Machine will see it.
 #[derive(Debug)]
@@ -166,7 +166,10 @@ impl Exchange {
         let asked = Asked { app: aim.app, port, target, hops: 0, edge: core.config.node };
         let seat = match core.worker.seat(asked, aim.now).await {
             Ok(seat) => seat,
-            Err(refused) => return Failed::refused(&refused),
+            Err(refused) => {
+                log_refusal(&self.request_id, asked, &refused);
+                return Failed::refused(&refused);
+            }
         };
         let span = machine_span(trace, self.method.as_str(), &seat);
         self.note(&span);

@@ -23,7 +23,7 @@ use crate::pass_on::pass_on;
 use crate::relay::{Manner, relay};
 use crate::trace::Trace;
 use crate::tunnel::is_websocket;
-use crate::worker::{Failure, MachineBody, Seat};
+use crate::worker::{Failure, MachineBody, Seat, log_refusal};
 
 /// How long an edge waits at most for the word that its request was admitted: a response that comes
 /// sooner brings it along, in one packet instead of two. Who sends a body hears it at once.
@@ -78,6 +78,7 @@ async fn http(
     let seat = match core.worker.seat(asked(preamble), clock::now()).await {
         Ok(seat) => seat,
         Err(refused) => {
+            log_refusal(&preamble.request_id, asked(preamble), &refused);
             if let Some(trace) = &trace {
                 trace.fail("refused");
             }

@@ -23,7 +23,7 @@ use skein_cluster::{LocalMachine, LocalReader, clock};
 use skein_core::code::ErrorCode;
 use skein_core::load::Permit;
 use skein_core::region::Regions;
-use skein_core::wire::{RefuseReason, Refused};
+use skein_core::wire::{RefuseReason, Refused, Target};
 use skein_core::{MachineId, strict};
 use tokio_util::task::TaskTracker;
 
@@ -186,6 +186,21 @@ impl Worker {
         })?;
         Ok((machine, permit, stream))
     }
+}
+
+/// The target of the lines that tell what a worker refused: DEBUG, since a full Machine refuses often.
+const REFUSED: &str = "skein::refused";
+
+/// Writes down what this worker did not take, with the request's id: what `skein explain` tells of it can be
+/// compared.
+pub(crate) fn log_refusal(request: &str, asked: Asked, refused: &Refused) {
+    let machine = match asked.target {
+        Target::Machine(machine) => Some(tracing::field::display(machine)),
+        Target::Any => None,
+    };
+    let Refused { reason, load, age_ms } = refused;
+    let edge = asked.edge.0;
+    tracing::debug!(target: REFUSED, request, machine, edge, ?reason, load, age_ms, "refused");
 }
 
 /// How a service of a Machine is reached.

@@ -1,5 +1,8 @@
 //! What an edge keeps of its decisions for those who ask (SPEC OBS-5).
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
 use skein_core::RequestId;
 use skein_core::balance::{PassedOver, PickReason};
 use skein_core::code::ErrorCode;
@@ -10,6 +13,7 @@ use skein_core::wire::RefuseReason;
 use skein_edge::Edge;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+use tracing_subscriber::layer::SubscriberExt;
 
 use crate::backend::{Got, Seen, Server, get, nowhere, replay, request, send, text};
 use crate::world::{HTTP, World, eventually};
@@ -179,4 +183,64 @@ async fn obs_5_a_client_that_goes_away_leaves_a_story_too() {
     };
     let told = story(&world.nodes[0].edge, &id).await;
     assert_eq!((told.ended.status, told.ended.machine, &*told.path), (None, Some(machine), "/gone"));
+}
+
+/// What the workers wrote of a request that they refused: Machine and reason.
+#[derive(Clone, Default)]
+struct Refusals(Arc<Mutex<Vec<(String, String, String)>>>);
+
+impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Refusals {
+    fn on_event(&self, event: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
+        #[derive(Default)]
+        struct Fields(BTreeMap<&'static str, String>);
+        impl tracing::field::Visit for Fields {
+            fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+                self.0.insert(field.name(), format!("{value:?}").trim_matches('"').to_owned());
+            }
+        }
+        if event.metadata().target() == "skein::refused" {
+            let mut fields = Fields::default();
+            event.record(&mut fields);
+            let mut of = |name| fields.0.remove(name).unwrap();
+            self.0.lock().unwrap().push((of("request"), of("machine"), of("reason")));
+        }
+    }
+}
+
+/// The story names the Machines that refused the request, and their workers' logs say the same.
+#[tokio::test]
+async fn obs_5_a_story_agrees_with_the_logs_of_the_workers() {
+    let logged = Refusals::default();
+    let subscriber = tracing_subscriber::registry().with(logged.clone());
+    let _default = tracing::subscriber::set_default(subscriber);
+    let server = Server::answering(|_| text(200, "done")).await;
+    let mut world = World::new(&["iad", "lhr", "nrt"]);
+    let app = world.app("hello");
+    let stopped = world.machine(0, app, server.address, HTTP);
+    let cordoned = world.machine(1, app, server.address, HTTP);
+    world.machine(2, app, server.address, HTTP);
+    world.publish();
+    world.change(stopped, |machine| machine.state = MachineState::Stopped);
+    world.change(cordoned, |machine| machine.cordoned = true);
+    world.publish_local();
+    let got = get(world.shared(0, 80).await, "/").await;
+    assert_eq!(got.status, 200);
+    let told = story_of(&world.nodes[0].edge, &got).await;
+    let refused = |step: &Step| match step {
+        Step::Failed(failed) => match failed.failure {
+            Failure::Refused(reason) => Some((failed.machine.to_string(), format!("{reason:?}"))),
+            Failure::Unreachable | Failure::Broken { .. } => None,
+        },
+        Step::Decided(_) | Step::Queued(_) | Step::Relayed(_) | Step::Replayed(_) | Step::NotReplayed(_) => {
+            None
+        }
+    };
+    let told: Vec<_> = told.steps.iter().filter_map(refused).collect();
+    let id = got.header("fly-request-id").unwrap();
+    let logged = logged.0.lock().unwrap().clone();
+    assert!(logged.iter().all(|(request, ..)| request == id), "{logged:?}");
+    let logged: Vec<_> = logged.into_iter().map(|(_, machine, reason)| (machine, reason)).collect();
+    assert_eq!(logged, told);
+    let expected = [(stopped.to_string(), "Stopped"), (cordoned.to_string(), "Cordoned")];
+    assert_eq!(told, expected.map(|(machine, reason)| (machine, reason.to_owned())));
 }

@@ -83,6 +83,27 @@ fn lb_6_each_machine_is_asked_once_and_the_last_failure_is_told() {
     assert_eq!(picked(&route, &snapshot), Err(ErrorCode::PR04), "one of them may have room soon");
 }
 
+/// However free it says that it is: it is asked once, until the request has waited.
+#[test]
+fn lb_5_a_worker_that_lies_about_its_load_is_asked_once_a_round() {
+    let snapshot = snapshot(&["iad", "lhr", "nrt"]);
+    let mut route = route(&snapshot);
+    for _ in 0..2 {
+        let mut asked = Vec::new();
+        while let Ok(machine) = picked(&route, &snapshot) {
+            asked.push(machine);
+            let machine = MachineId::from_bits(machine);
+            for view in snapshot.apps[&AppId(Ulid(1))].machines.values() {
+                view.estimate.tell(0, 1);
+            }
+            route.after_failure(machine, Failure::Refused(RefuseReason::Full), false, REPEATABLE).unwrap();
+        }
+        asked.sort_unstable();
+        assert_eq!((asked, picked(&route, &snapshot)), (vec![1, 2, 3], Err(ErrorCode::PR04)));
+        route = route.wait().resume(&snapshot).unwrap();
+    }
+}
+
 #[test]
 fn a_stale_connection_speaks_against_no_machine_until_it_happens_too_often() {
     let snapshot = snapshot(&["iad"]);
