@@ -1,4 +1,4 @@
-//! A request at its edge, on the production's [`Route`]: decide, try, follow, wait, until it ends.
+//! A request at its edge, on the production's [`Route`](skein_core::route::Route): decide, try, follow, wait, until it ends.
 //!
 //! It is a future that only ever waits for the outcome of its attempt or for its turn in the queue; the
 //! world polls it when that has come.
