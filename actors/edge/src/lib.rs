@@ -36,6 +36,7 @@ mod trace;
 mod tunnel;
 mod upstream;
 mod watch;
+mod way;
 mod worker;
 
 pub use config::{EdgeConfig, Sampling};
