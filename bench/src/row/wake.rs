@@ -18,6 +18,8 @@ use crate::process::Owned;
 use crate::report::{Better, Report};
 
 const HOST: &str = "wake.localhost";
+/// How long a Machine rests before it is asked: an edge tells what it wants started ten times in a second.
+const REST: Duration = Duration::from_millis(300);
 /// Until a request is answered, at most.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -70,6 +72,7 @@ async fn compare(
     let (mut woken, mut alone) = (Vec::new(), Vec::new());
     for _ in 0..args.rounds {
         cluster.skein(&["machines", verb, id])?;
+        tokio::time::sleep(REST).await;
         let begin = Instant::now();
         answered(edge).await?;
         woken.push(millis(begin));
