@@ -113,12 +113,6 @@ pub fn refused_code(refused: &Refused) -> ErrorCode {
     if recent { ErrorCode::PM11 } else { refusal_code(refused.reason) }
 }
 
-/// Whether a refusal says that the Machine itself cannot take the request, so that another one is
-/// tried and this one not again.
-pub fn gives_up_on(refused: &Refused) -> bool {
-    !matches!(refused.reason, RefuseReason::Full)
-}
-
 /// Whether a method may be repeated (RFC 9110 section 9.2.2).
 pub fn is_idempotent(method: &http::Method) -> bool {
     method.is_idempotent()
