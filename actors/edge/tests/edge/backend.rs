@@ -107,6 +107,18 @@ impl Server {
         Self { address, seen: Arc::default(), connections, _tasks: tasks }
     }
 
+    /// Sends back each byte as it comes.
+    pub async fn echoing() -> Self {
+        Self::bytes(|mut stream, _| {
+            Box::pin(async move {
+                while let Ok(byte) = stream.read_u8().await {
+                    stream.write_u8(byte).await.unwrap_or(());
+                }
+            })
+        })
+        .await
+    }
+
     /// Speaks for itself on each connection.
     pub async fn bytes(speak: impl Fn(TcpStream, usize) -> BoxFuture<()> + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -45,14 +45,7 @@ async fn hnd_1_bytes_and_half_close_pass_unchanged_here_and_elsewhere() {
 #[tokio::test]
 async fn http_11_raw_connections_end_when_their_machine_is_suspended_and_not_before() {
     for at in [0, 1] {
-        let server = Server::bytes(|mut stream, _| {
-            Box::pin(async move {
-                while let Ok(byte) = stream.read_u8().await {
-                    stream.write_u8(byte).await.unwrap_or(());
-                }
-            })
-        })
-        .await;
+        let server = Server::echoing().await;
         let mut world = World::new(&["iad", "lhr"]);
         let app = world.app("hello");
         let machine = world.machine(at, app, server.address, RAW);
@@ -79,14 +72,7 @@ async fn lb_4_a_raw_connection_waits_until_one_that_is_open_ends() {
     const ONE: &str =
         r#"{"internal_port":7,"concurrency":{"type":"connections","hard_limit":1},"ports":[{"port":7}]}"#;
     for at in [0, 1] {
-        let server = Server::bytes(|mut stream, _| {
-            Box::pin(async move {
-                while let Ok(byte) = stream.read_u8().await {
-                    stream.write_u8(byte).await.unwrap_or(());
-                }
-            })
-        })
-        .await;
+        let server = Server::echoing().await;
         let mut world = World::new(&["iad", "lhr"]);
         let app = world.app("hello");
         let machine = world.machine(at, app, server.address, ONE);

@@ -126,14 +126,7 @@ async fn lb_8_what_is_relayed_is_relayed_once_and_only_to_a_node_that_is_in_reac
 /// A raw connection goes around, too: one that is made while the link is cut, also the very first.
 #[tokio::test]
 async fn lb_8_a_raw_connection_goes_around_a_cut_link() {
-    let server = Server::bytes(|mut stream, _| {
-        Box::pin(async move {
-            while let Ok(byte) = stream.read_u8().await {
-                stream.write_u8(byte).await.unwrap_or(());
-            }
-        })
-    })
-    .await;
+    let server = Server::echoing().await;
     let mut world = World::new(&["iad", "lhr", "nrt"]);
     let app = world.app("hello");
     world.machine(2, app, server.address, r#"{"internal_port":7,"ports":[{"port":7}]}"#);
