@@ -214,7 +214,7 @@ async fn round<'s>(
                 let Failed { failure, load, stale, .. } = failed;
                 access.at(now).failed(machine, failure, load, stale, now.saturating_duration_since(decided));
                 after_failure(core, route, exchange, &failed, machine, now)?;
-                core.metrics.retries.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                core.metrics.retries.fetch_add(1, Ordering::Relaxed);
                 if core.reader.load().version != snapshot.version {
                     return Ok(Round::Outdated);
                 }
@@ -391,7 +391,7 @@ fn after_failure(
     if free || core.metrics.app(route.app().app.id).budget.retry(clock::ms(now)) {
         return Ok(());
     }
-    core.metrics.unretried.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    core.metrics.unretried.fetch_add(1, Ordering::Relaxed);
     let why = "the app's budget for retries is spent (a fifth of its requests)";
     Err(Reply::Code(ErrorCode::PR03, Some(why.to_owned())))
 }
@@ -410,7 +410,7 @@ async fn follow<'s>(
     let followed = route.follow(instruction, source, &core.world(snapshot, now));
     access.at(now).told_to_replay(source, route.replays(), followed.as_ref());
     let wanted = followed.map_err(|Stop { code, why }| Reply::Code(code, why))?;
-    core.metrics.replays.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    core.metrics.replays.fetch_add(1, Ordering::Relaxed);
     if let Some(body) = &exchange.body {
         let limit = core.config.replay_buffer;
         match tokio::time::timeout(exchange.left(), body.complete()).await {
